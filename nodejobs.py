@@ -1,0 +1,1829 @@
+#!/usr/bin/env python3
+"""nodejobs: run, track, log and stop external commands, without a daemon.
+
+One file, standard library only. Copy it anywhere.
+
+Python:
+    from nodejobs import Jobs
+    jobs = Jobs()                                     # or Jobs(db_path="...")
+    jobs.run(["rsync", "-a", "src/", "dst/"], "sync") # a list is executed as it is
+    jobs.run("make && make install", "build")         # a string is a shell command line
+    jobs.get_status("sync").status                    # "running", "finished", "failed" ...
+    jobs.wait("sync", timeout=60).exit_code           # 0; None while it runs or if nobody can know
+    jobs.job_logs("sync")                             # (stdout, stderr)
+    jobs.stop("sync")                                 # the whole process tree
+    jobs.list_status({"status": "failed"})            # {id: record}; also globs: {"self_id": "sync-*"}
+    jobs.history("sync"), jobs.remove("sync"), jobs.prune(older_than=30 * 86400)
+
+Command line:
+    python3 nodejobs.py run --id sync -- rsync -a src/ dst/
+    python3 nodejobs.py run --id build -c 'make && make install'
+    python3 nodejobs.py run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh
+    python3 nodejobs.py list --status failed
+    python3 nodejobs.py status sync
+    python3 nodejobs.py logs sync
+    python3 nodejobs.py wait sync build
+    python3 nodejobs.py stop sync
+    python3 nodejobs.py history sync
+    python3 nodejobs.py VERB --help
+
+On disk:
+    DB/                        $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, or ~/.local/state/nodejobs
+      backup/                  one directory per job: the id, escaped where a file system needs it
+        lock                   held by whoever starts or removes runs of this job
+        000001/                one directory per run
+          journal.jsonl        one JSON object per change of state; the record is all of them together
+          stdout.log           exactly the bytes that the command wrote
+          stderr.log
+          lock                 held by the run's monitor for as long as it lives
+
+The protocol. Code that keeps a rule names it.
+ 1. Who starts or removes runs of a job holds the job's lock, and makes a run's directory by mkdir
+    of the next number. The starting monitor inherits that lock: it is held until the outcome of the
+    start is in the journal, even if the launcher is killed.
+ 2. A journal is only ever appended to, a line at a time. The first line with an end status ends the
+    record; a line that does not parse is passed over. Nothing is rewritten.
+ 3. The monitor is the parent of the command. It holds a POSIX record lock on the run's `lock`, which
+    is not inherited by any child, is dropped by the kernel when the monitor dies, and can be asked
+    about with read permission only. Lock held: the job is running. No pid has to be trusted for that.
+ 4. The command's process waits until the line with its pid is in the journal; only then it executes.
+    So nothing ever runs that the store does not know, and "no pid" proves that nothing ran.
+ 5. How a start went comes through a close-on-exec pipe from the exec itself: end of file is success,
+    bytes say what failed.
+ 6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
+    Who reads an end status can rely on it after a power cut; if the second line is missing, the
+    first one, once the lock is free, says the same.
+ 7. A process is a pid plus its start time, and is signalled through a pidfd where there is one.
+ 8. Readers never write, and need no write permission.
+
+Not promised: restarts, notifications, anything that runs when no job runs; the exit code of a command
+whose monitor was killed (then the job is "lost" once the command is gone); that a process which left
+its session *and* scrubbed its environment *and* was orphaned before anybody looked is found by stop.
+"""
+
+import errno
+import json
+import os
+import sys
+import time
+import _signal as signal  # type: ignore[import-not-found]  # the built-in half of `signal`: the same names, without 3 ms of enums
+
+TYPE_CHECKING = False  # as in typing, which is never imported: it would double the cost of importing us
+if TYPE_CHECKING:
+    from typing import (Any, Dict, Iterable, Iterator, List, Mapping, NoReturn, Optional, Sequence,
+                        Tuple, Type, Union)
+    Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
+    Members = Dict[int, int]  # pid -> start time
+
+__version__ = "1.0.0"
+__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "NodejobsError",
+           "SchemaError", "StoreError", "UnknownJob", "JobRunning", "CannotStop"]
+
+
+# ------ 1. words ------
+
+STARTING, RUNNING, STOPPING = "starting", "running", "stopping"
+FINISHED, FAILED, STOPPED, FAILED_START, LOST = "finished", "failed", "stopped", "failed_start", "lost"
+ACTIVE = (STARTING, RUNNING, STOPPING)
+ENDED = (FINISHED, FAILED, STOPPED, FAILED_START, LOST)
+
+JOURNAL, STDOUT_LOG, STDERR_LOG, LOCK = "journal.jsonl", "stdout.log", "stderr.log", "lock"
+COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
+
+KEEP = 10             # runs kept of each job
+STARTSECS = 0.5       # seconds that run() watches for an early end
+GRACE = 5.0           # seconds between asking a tree to end and killing it
+KILL_SECONDS = 5.0    # seconds that a killed process may take to vanish before stop() says that it cannot
+LOCK_SECONDS = 10.0   # seconds to wait for another launcher of the same job
+POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
+
+
+class NodejobsError(Exception):
+    """Anything that nodejobs itself could not do. The message says what, why and the way out."""
+
+
+class SchemaError(NodejobsError, ValueError):
+    """A record, filter or argument has an unknown key, lacks a required one or has a wrong type."""
+
+
+class StoreError(NodejobsError):
+    """The job directory cannot be made, read or written. `path` says where; `__cause__` is the OSError."""
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class UnknownJob(NodejobsError):
+    """There is no such job, or no such run of it, in this store."""
+
+    def __init__(self, job_id: str, run: "Optional[int]", db_path: str) -> None:
+        what = "job %r" % job_id if run is None else "run %d of job %r" % (run, job_id)
+        super().__init__("there is no %s in %s; `list` shows what there is" % (what, db_path))
+        self.job_id, self.run, self.db_path = job_id, run, db_path
+
+
+class JobRunning(NodejobsError):
+    """The job is active, so it cannot be started again or removed. `record` is its record."""
+
+    def __init__(self, record: "JobRecord", refused: str) -> None:
+        super().__init__("%s: job %r is %s (run %s, pid %s); wait for it, or stop it first"
+                         % (refused, record.self_id, record.status, record.run, record.last_pid))
+        self.record = record
+
+
+class CannotStop(NodejobsError):
+    """Some processes of the job could not be ended. `pids` are those; `record` is the job's record."""
+
+    def __init__(self, record: "JobRecord", pids: "List[int]", reason: str) -> None:
+        super().__init__("cannot stop job %r: %s" % (record.self_id, reason))
+        self.record, self.pids = record, pids
+
+
+def iso_time(seconds: float) -> str:
+    """Write an epoch time as UTC, "2026-11-24T01:47:38.123Z"; such texts sort by time."""
+    milliseconds = int(seconds * 1000)
+    return "%s.%03dZ" % (time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000)), milliseconds % 1000)
+
+
+def epoch_time(text: "Optional[str]") -> "Optional[float]":
+    """Read what `iso_time` wrote; None for anything else."""
+    import datetime
+    try:
+        moment = datetime.datetime.strptime(text or "", "%Y-%m-%dT%H:%M:%S.%fZ")
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=datetime.timezone.utc).timestamp()
+
+
+def to_json(value: "Any") -> str:
+    """Write None, a bool, number, text, list or dict as compact ASCII JSON.
+
+    The one writer of journals: the monitor is too lean to import json.
+    """
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (int, float)):
+        return repr(value) if value - value == 0 else "null"  # JSON has no infinity and no NaN
+    if isinstance(value, str):
+        parts = ['"']
+        for char in value:
+            code = ord(char)
+            if 32 <= code < 127 and char not in '"\\':
+                parts.append(char)
+            elif code < 0x10000:
+                parts.append("\\u%04x" % code)
+            else:
+                parts.append("\\u%04x\\u%04x" % (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF)))
+        parts.append('"')
+        return "".join(parts)
+    if isinstance(value, dict):
+        return "{%s}" % ",".join([to_json(str(key)) + ":" + to_json(value[key]) for key in value])
+    if isinstance(value, (list, tuple)):
+        return "[%s]" % ",".join([to_json(item) for item in value])
+    raise TypeError("%s is not JSON: %r" % (type(value).__name__, value))
+
+
+def signal_name(number: int) -> str:
+    """Name a signal: 15 is "SIGTERM"."""
+    for name in dir(signal):
+        if name[:3] == "SIG" and name[3] != "_" and name not in ("SIGCLD", "SIGIOT", "SIGPOLL"):
+            if getattr(signal, name) == number:
+                return name
+    return "SIG%d" % number
+
+
+def signal_number(name: "Union[str, int]") -> int:
+    """Read a signal: "TERM", "sigterm", "15" or 15.
+
+    Raises SchemaError when this system has no such signal.
+    """
+    text = str(int(name) if isinstance(name, int) else name).upper()
+    number = int(text) if text.isdigit() else getattr(signal, text if text[:3] == "SIG" else "SIG" + text, 0)
+    if "_" in text or not isinstance(number, int) or not 0 < number < signal.NSIG:
+        raise SchemaError("there is no signal %r here; say for example TERM, INT, HUP, KILL or a number" % (name,))
+    return int(number)
+
+
+# ------ 2. records ------
+
+class Field:
+    """One key of a record: on the class it is the key, on an instance the value.
+
+        class Ticket(JobRecord):
+            ticket = Field(str, required=True)
+            owner = Field(str, default="nobody")
+
+        Ticket.ticket          # "ticket"
+        Ticket(self_id="a", ticket="OPS-1").ticket     # "OPS-1"
+
+    `kind` is a type or a tuple of types (float takes ints too; bool is no int). A field that is not
+    required may be None, which means unknown. A default must be immutable: all instances share it.
+    """
+
+    def __init__(self, kind: "Union[type, Tuple[type, ...]]" = object, required: bool = False, default: "Any" = None,
+                 doc: str = "") -> None:
+        if isinstance(default, (list, dict, set)):
+            raise SchemaError("the default %r would be shared by every record; use None or an immutable value"
+                              % (default,))
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        self.kinds: "Tuple[type, ...]" = kinds + (int,) if float in kinds else kinds
+        self.required, self.default, self.doc, self.key = required, default, doc, ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if hasattr(dict, name):
+            raise SchemaError("%s: a field cannot be called %r, every dict has that attribute" % (owner.__name__, name))
+        self.key = name
+
+    def __get__(self, record: "Optional[BaseData]", owner: "Optional[type]" = None) -> "Any":
+        return self.key if record is None else record.get(self.key, self.default)
+
+    def __set__(self, record: "BaseData", value: "Any") -> None:
+        record[self.key] = value
+
+    def accepts(self, value: "Any") -> bool:
+        if value is None:
+            return not self.required
+        if isinstance(value, bool):
+            return bool in self.kinds or object in self.kinds
+        return isinstance(value, self.kinds)
+
+    def expected(self) -> str:
+        return " or ".join([kind.__name__ for kind in self.kinds] + ([] if self.required else ["None"]))
+
+
+class BaseData(dict):  # type: ignore[type-arg]
+    """A dict with a schema: subclass it and declare its keys as `Field`s.
+
+    `Record(values, trim=False, **more)` checks keys and types, and fills in what is missing with the
+    defaults. An unknown key is an error, or is dropped with trim=True. Setting a key or an attribute
+    later is checked as well. Raises SchemaError, which names the field.
+    """
+
+    fields: "Dict[str, Field]" = {}
+
+    def __init_subclass__(cls, **options: "Any") -> None:
+        super().__init_subclass__(**options)
+        cls.fields = {}
+        for base in reversed(cls.__mro__):
+            cls.fields.update({name: field for name, field in vars(base).items() if isinstance(field, Field)})
+
+    def __init__(self, values: "Union[Mapping[str, Any], Iterable[Tuple[str, Any]]]" = (), trim: bool = False,
+                 **more: "Any") -> None:
+        super().__init__(self.defaults())
+        given = dict(values, **more)
+        for key in given:
+            if not trim or key in self.fields:
+                self[key] = given[key]
+        for key, field in self.fields.items():
+            if field.required and self.get(key) is None:
+                raise SchemaError("%s.%s is required" % (type(self).__name__, key))
+
+    @classmethod
+    def defaults(cls) -> "Dict[str, Any]":
+        """Return a new dict of what an instance holds before anything is given."""
+        return {key: field.default for key, field in cls.fields.items()}
+
+    @classmethod
+    def trusted(cls, values: "Any") -> "Any":
+        """Make an instance of what is known to be right, unchecked: a record read back, a pickle."""
+        record = cls.__new__(cls)
+        dict.update(record, values)
+        return record
+
+    @classmethod
+    def check(cls, key: str, value: "Any") -> None:
+        """Raise SchemaError unless `key` may hold `value`."""
+        field = cls.fields.get(key)
+        if field is None:
+            raise SchemaError("%s has no field %r; it has %s (trim=True drops what is unknown)"
+                              % (cls.__name__, key, ", ".join(cls.fields)))
+        if not field.accepts(value):
+            raise SchemaError("%s.%s must be %s, not %s %r"
+                              % (cls.__name__, key, field.expected(), type(value).__name__, value))
+
+    def __setitem__(self, key: str, value: "Any") -> None:
+        self.check(key, value)
+        super().__setitem__(key, value)
+
+    def update(self, *values: "Any", **more: "Any") -> None:
+        """As dict.update, with every key and type checked."""
+        for key, value in dict(*values, **more).items():
+            self[key] = value
+
+    def __reduce__(self) -> "Any":
+        return type(self).trusted, (dict(self),)
+
+
+class JobRecord(BaseData):
+    """What is known of one run of a job. Times are UTC, ISO 8601; unknown is None.
+
+    Subclass it to add fields; give the class to `Jobs` as `record_class`.
+    """
+
+    class Status:
+        """The values of `status`."""
+        c_starting = STARTING          # its launcher is starting it
+        c_running = RUNNING            # the command runs
+        c_stopping = STOPPING          # it was asked to stop and still runs
+        c_finished = FINISHED          # exit code 0
+        c_failed = FAILED              # another exit code, a signal or a timeout; `error` says which
+        c_stopped = STOPPED            # it ended after it was asked to stop
+        c_failed_start = FAILED_START  # the command never ran; `error` says why
+        c_lost = LOST                  # it is gone, and its monitor was killed first: nobody can know
+
+    self_id = Field(str, required=True, doc="the job's id")
+    run = Field(int, doc="number of this run of the job: 1, 2, 3 ...")
+    status = Field(str, doc="one of JobRecord.Status")
+    command = Field((str, list), doc="as it was given: a list, or a shell command line")
+    exit_code = Field(int, doc="what the command returned; None if a signal killed it, or it runs, or is lost")
+    signal = Field(str, doc='name of the signal that killed it, such as "SIGKILL"; else None')
+    error = Field(str, doc="in words, what went wrong; None if nothing did")
+    errno = Field(int, doc="error number of a start that failed")
+    started_at = Field(str, doc="when the command was started")
+    ended_at = Field(str, doc="when it ended")
+    duration = Field(float, doc="seconds from start to end, or until now, by a clock that nobody sets")
+    cpu_seconds = Field(float, doc="processor time, user and system, of the command and its waited-for children")
+    max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (what it shared with its monitor when it was forked, some 6000, counts)")
+    last_update = Field(str, doc="when the state last changed")
+    last_pid = Field(int, doc="process id of the command itself")
+    monitored = Field(bool, doc="while it is active: whether its monitor lives, which will know the exit code")
+    monitor_pid = Field(int, doc="process id of the monitor")
+    cwd = Field(str, doc="working directory of the command")
+    host = Field(str, doc="name of the machine that ran it")
+    user = Field(str, doc="name of the user who ran it")
+    timeout = Field(float, doc="seconds that it may run")
+    merge = Field(bool, default=False, doc="stderr goes into stdout.log")
+    stop_signal = Field(str, doc="name of the signal with which it was asked to stop")
+    stopped_by = Field(str, doc="user and process that asked it to stop")
+    dirname = Field(str, doc="name of the job's directory in the store")
+    logdir = Field(str, doc="path of this run's directory")
+    logfile = Field(str, doc="the same as stdout_path")
+    stdout_path = Field(str)
+    stderr_path = Field(str)
+    boot_id = Field(str, doc="the boot and the pid namespace in which the pids mean something")
+    pid_start = Field(int, doc="start time of last_pid, in clock ticks since boot")
+    started_clock = Field(float, doc="started_at by the monotonic clock of that boot")
+    cookie = Field(str, doc="the NODEJOBS_COOKIE of this run's processes")
+    outcome = Field(str, doc="the end status, written (and synced) just before it becomes the status")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.status in ENDED
+
+
+def glob_match(value: "Any", pattern: "Any") -> bool:
+    """Tell whether a field's value is the pattern, or is text that the glob matches (case counts)."""
+    if value == pattern:
+        return True
+    if not isinstance(value, str) or not isinstance(pattern, str) or not set("*?[") & set(pattern):
+        return False
+    import fnmatch
+    return fnmatch.fnmatchcase(value, pattern)
+
+
+class JobFilter(JobRecord):
+    """Which records to pick: the keys of a record, each with one value, a list of values, or a glob.
+
+        JobFilter(status=["failed", "lost"], self_id="backup-*")
+
+    A record must match every key. `record_class` says which fields there are.
+    """
+
+    def __init__(self, values: "Union[Mapping[str, Any], Iterable[Tuple[str, Any]]]" = (), trim: bool = False,
+                 record_class: "Type[JobRecord]" = JobRecord, **more: "Any") -> None:
+        dict.__init__(self)
+        given = dict(values, **more)
+        for key, wanted in given.items():
+            if trim and key not in record_class.fields:
+                continue
+            if key == "command" or not isinstance(wanted, (list, tuple, set, frozenset)):
+                choices = [wanted]
+            else:
+                choices = list(wanted)
+            for choice in choices:
+                if choice is not None:
+                    record_class.check(key, choice)
+                if key == "status" and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
+                    raise SchemaError("no job can have the status %r; there are %s"
+                                      % (choice, ", ".join(ACTIVE + ENDED)))
+            dict.__setitem__(self, key, choices)
+
+    def matches(self, record: "JobRecord") -> bool:
+        """Tell whether the record has one of the wanted values under every key of the filter."""
+        return all(any(glob_match(record.get(key), choice) for choice in choices)
+                   for key, choices in self.items())
+
+
+class JobRecordDict(dict):  # type: ignore[type-arg]
+    """Job id -> JobRecord, sorted by id."""
+
+
+# ------ 3. platform ------
+
+class Platform:
+    """What the rooms below need of an operating system: the contract.
+
+    A process is a pid plus a start time (rule 7), here a dict {pid: start}. Times given to a method
+    as `deadline` are of time.monotonic(). The methods named in the two tuples are also sent to the
+    monitor (room 5), where `os` is the bare `posix` module: they use nothing else of `os`.
+    """
+
+    monitor_needs: "Tuple[str, ...]" = ()
+    timeout_needs: "Tuple[str, ...]" = ()  # and these where the job has a timeout
+
+    def boot_id(self) -> str:
+        """Return a text that is equal only where the same pid means the same process."""
+        raise NotImplementedError
+
+    def start_time(self, pid: int) -> "Optional[int]":
+        """Return when a process started, in a unit of the system's; None if it is gone or a zombie."""
+        raise NotImplementedError
+
+    def processes(self) -> "Dict[int, Tuple[int, int, int, int]]":
+        """Return {pid: (parent, group, session, start)} of all that live; a zombie does not."""
+        raise NotImplementedError
+
+    def cookie_of(self, pid: int) -> "Optional[bytes]":
+        """Return a process' NODEJOBS_COOKIE, b"" if it has none, None if that cannot be read."""
+        raise NotImplementedError
+
+    def send(self, pid: int, start: int, number: int) -> None:
+        """Send a signal to that process and no other; nothing happens if it is gone or not ours to signal."""
+        raise NotImplementedError
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        """Wait until the process is gone; False if it still lives at the deadline."""
+        raise NotImplementedError
+
+    def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
+        """Ask a run's processes to end, kill them after `grace` seconds; return the pids that outlived even that."""
+        raise NotImplementedError
+
+    def take_lock(self, fd: int, seconds: float) -> bool:
+        """Take the job's lock, which children inherit; False if others hold it for that long."""
+        raise NotImplementedError
+
+    def drop_lock(self, fd: int) -> None:
+        """Drop the job's lock, also for those who inherited it."""
+        raise NotImplementedError
+
+    def is_job_locked(self, path: str) -> bool:
+        """Tell whether somebody holds the job's lock."""
+        raise NotImplementedError
+
+    def is_monitored(self, path: str) -> bool:
+        """Tell whether a monitor holds the run's lock."""
+        raise NotImplementedError
+
+    def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
+        """Wait until the run's lock is free, or the deadline; `pid` is the monitor's, if it means something here."""
+        raise NotImplementedError
+
+    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
+                      job_lock: int, run_lock: str) -> bytes:
+        """Start a monitor, hand it the payload and the job's lock; return what it reports, b"" if it died.
+
+        The monitor finds the payload at descriptor 0, one write a part, reports on 1, and has the lock as 2.
+        """
+        raise NotImplementedError
+
+
+class Posix(Platform):
+    """What POSIX gives; which processes there are is left to the system's own class below."""
+
+    def take_lock(self, fd: int, seconds: float) -> bool:
+        # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
+        # inherit it. It has no timed form; a start takes milliseconds, so there is nothing to tune.
+        import fcntl
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(POLL_SECONDS)
+
+    def drop_lock(self, fd: int) -> None:
+        # An explicit unlock frees it for every copy: a process that the host program forked at this
+        # very moment holds one, and would keep the lock if we only closed ours.
+        import fcntl
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def is_job_locked(self, path: str) -> bool:
+        import fcntl
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+
+    def is_monitored(self, path: str) -> bool:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            os.lockf(fd, os.F_TEST, 0)  # asks only: it takes nothing, and a read-only descriptor will do
+            return False
+        except (PermissionError, BlockingIOError):  # POSIX allows EACCES and EAGAIN for "held by another"
+            return True
+        finally:
+            os.close(fd)
+
+    def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
+        while self.is_monitored(path) and time.monotonic() < deadline:
+            time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        return self.poll_end(pid, start, deadline)
+
+    def poll_end(self, pid: int, start: int, deadline: float) -> bool:
+        while self.start_time(pid) == start:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def send(self, pid: int, start: int, number: int) -> None:
+        self.send_by_pid(pid, start, number)
+
+    def send_by_pid(self, pid: int, start: int, number: int) -> None:
+        try:
+            if self.start_time(pid) == start:
+                os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
+                      job_lock: int, run_lock: str) -> bytes:
+        payload_end, feed = os.pipe()
+        report, report_end = os.pipe()
+        try:
+            try:
+                pid = self.spawn(argv, environment, [payload_end, report_end, job_lock])
+            finally:
+                os.close(report_end)
+            self.feed(feed, report, payload)
+            answer = self.await_report(report, pid, run_lock)
+        finally:
+            # Our copy of the pipe's reading end was kept so that writing could not raise SIGPIPE, which
+            # would kill a host that has set it back to its default.
+            for fd in (payload_end, feed, report):
+                os.close(fd)
+        try:
+            os.waitpid(pid, 0)  # it has forked the monitor proper and is gone: no zombie stays with the host
+        except ChildProcessError:
+            pass  # the host program ignores SIGCHLD, or waited for all its children
+        return answer
+
+    def spawn(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", files: "List[int]") -> int:
+        """Start a program with `files` as its descriptors 0, 1 and 2; return its pid."""
+        if not hasattr(os, "posix_spawn"):  # Python 3.6 and 3.7, PyPy
+            import subprocess
+            process = subprocess.Popen(argv, env=environment, stdin=files[0], stdout=files[1], stderr=files[2])
+            process.returncode = 0  # we wait for it by its pid; without this, Popen would warn that it still runs
+            return process.pid
+        # posix_spawn has no fork: nothing of the host is copied, and its threads do no harm. A descriptor
+        # that is a target itself (a host without stdin) is first moved out of the way.
+        moved: "List[int]" = []
+        try:
+            actions = []
+            for target, fd in enumerate(files):
+                while fd < 3:
+                    fd = os.dup(fd)
+                    moved.append(fd)
+                actions.append((os.POSIX_SPAWN_DUP2, fd, target))
+            return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsigmask=())
+        finally:
+            for fd in moved:
+                os.close(fd)
+
+    def feed(self, fd: int, report: int, payload: "List[bytes]") -> None:
+        """Write the payload; stop where the monitor reports before it has read all: then it failed."""
+        import select
+        os.set_blocking(fd, False)
+        poll = select.poll()
+        poll.register(report, select.POLLIN)
+        poll.register(fd, select.POLLOUT)
+        for part in payload:
+            while part:
+                try:
+                    part = part[os.write(fd, part):]
+                except BlockingIOError:  # a pipe holds 64 KiB; most payloads are a tenth of that
+                    if any(ready == report for ready, _ in poll.poll()):
+                        return
+
+    def await_report(self, fd: int, pid: int, run_lock: str) -> bytes:
+        """Read the monitor's report; b"" if it died without one."""
+        # Its death shows as end of file, unless another thread forked the host while we had the writing
+        # end open: then that child holds it open too. So now and then look whether there is a monitor.
+        import select
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while not poll.poll(3000):
+            if self.start_time(pid) is None and not self.is_monitored(run_lock):
+                return b""
+        return os.read(fd, 65536)
+
+    def tree(self, root: int, start: int, cookie: bytes, known: "Members") -> "Members":
+        """Return the processes of a run.
+
+        They are: the command (`root` with that `start`), what is in its session or group, what carries
+        the run's cookie, what was `known` before, and all their descendants; less what carries another
+        run's cookie (a job started by a job is not its child), and less ourselves.
+        """
+        me = os.getpid()
+        table = self.processes()
+        cookies: "Dict[int, Optional[bytes]]" = {}
+        for pid, row in table.items():
+            if row[3] >= start:  # whatever the run started is not older than its command
+                cookies[pid] = self.cookie_of(pid)
+        mine = {pid for pid in cookies if cookies[pid] in (None, b"", cookie)} - {me}
+        alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
+        if root in table and table[root][3] == start:
+            alive.add(root)
+        # The number of a session stays taken for as long as it has a member. With the command itself, or
+        # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
+        if any(root == pid or root in table[pid][1:3] for pid in alive):
+            alive |= {pid for pid in mine if root in table[pid][1:3]}
+        children: "Dict[int, List[int]]" = {}
+        for pid in mine:
+            children.setdefault(table[pid][0], []).append(pid)
+        found = [pid for pid in alive if pid in mine]
+        for pid in found:
+            found += [child for child in children.get(pid, ()) if child not in alive]
+            alive.update(children.get(pid, ()))
+        return {pid: table[pid][3] for pid in found}
+
+    def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
+        known: "Members" = {}
+        asked: "Members" = {}
+        deadline = time.monotonic() + grace
+        while True:
+            members = self.tree(root, start, cookie, known)
+            known.update(members)
+            if not members:
+                return []
+            for pid in members:
+                if asked.get(pid) != members[pid]:
+                    self.send(pid, members[pid], number)
+                    self.send(pid, members[pid], signal.SIGCONT)  # a suspended one hears nothing else
+            asked.update(members)
+            for pid in members:
+                self.await_end(pid, members[pid], deadline)
+            if time.monotonic() >= deadline:
+                break
+        last = time.monotonic() + KILL_SECONDS
+        while members and time.monotonic() < last:
+            # Frozen first: what cannot run cannot fork, so a look that finds nothing new has found all.
+            frozen: "Members" = {}
+            while members != frozen and time.monotonic() < last:
+                for pid in members:
+                    if pid not in frozen:
+                        self.send(pid, members[pid], signal.SIGSTOP)
+                frozen = members
+                members = self.tree(root, start, cookie, known)
+                known.update(members)
+            for pid in members:
+                self.send(pid, members[pid], signal.SIGKILL)
+            for pid in members:
+                self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
+            members = self.tree(root, start, cookie, known)
+        return sorted(members)
+
+
+class Linux(Posix):
+    """/proc and pidfds."""
+
+    monitor_needs = ("start_time", "row")
+    timeout_needs = ("processes", "cookie_of", "pidfd", "send", "send_by_pid", "await_end", "await_pidfd",
+                     "poll_end", "tree", "end_tree")
+    known_boot_id = ""
+
+    def boot_id(self) -> str:
+        if not self.known_boot_id:
+            with open("/proc/sys/kernel/random/boot_id") as file:
+                self.known_boot_id = file.read().strip() + " " + os.readlink("/proc/self/ns/pid")
+        return self.known_boot_id
+
+    def row(self, pid: "Union[int, str]") -> "Optional[Tuple[int, int, int, int]]":
+        """Return (parent, group, session, start) of a process, from /proc/PID/stat (see proc(5)); None for a zombie."""
+        try:
+            fd = os.open("/proc/%s/stat" % pid, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            # The name, in parentheses, may hold blanks and parentheses: fields count from the last one.
+            stat = os.read(fd, 4096).rpartition(b")")[2].split()
+        except OSError:
+            return None  # ESRCH: it ended between the open and the read
+        finally:
+            os.close(fd)
+        state, parent, group, session = stat[:4]
+        return None if state in b"ZXx" else (int(parent), int(group), int(session), int(stat[19]))
+
+    def start_time(self, pid: int) -> "Optional[int]":
+        row = self.row(pid)
+        return row[3] if row else None
+
+    def processes(self) -> "Dict[int, Tuple[int, int, int, int]]":
+        table = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                row = self.row(name)
+                if row:
+                    table[int(name)] = row
+        return table
+
+    def cookie_of(self, pid: int) -> "Optional[bytes]":
+        try:
+            fd = os.open("/proc/%d/environ" % pid, os.O_RDONLY)
+        except OSError:
+            return None
+        environ = b"\0"
+        try:
+            part = os.read(fd, 65536)
+            while part:
+                environ += part
+                part = os.read(fd, 65536)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return environ.partition(b"\0" + COOKIE_VARIABLE + b"=")[2].partition(b"\0")[0]
+
+    def pidfd(self, pid: int) -> "Optional[int]":
+        """Open a pidfd; None where kernel or Python (before 3.9, PyPy) has none, or the process is gone."""
+        try:
+            return os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            return None
+
+    def send(self, pid: int, start: int, number: int) -> None:
+        fd = self.pidfd(pid)
+        if fd is None:
+            return self.send_by_pid(pid, start, number)
+        try:
+            if self.start_time(pid) == start:  # asked with the pidfd open: the pid cannot change hands now
+                signal.pidfd_send_signal(fd, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+        finally:
+            os.close(fd)
+
+    def await_pidfd(self, fd: int, deadline: float) -> bool:
+        """Wait for the end of the process; False if it still lives at the deadline. Closes the pidfd."""
+        import select
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            while True:
+                left = deadline - time.monotonic()
+                if poll.poll(min(max(left, 0.0) * 1000 + 1, 86400000.0)):
+                    return True
+                if left <= 0:
+                    return False
+        finally:
+            os.close(fd)
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        fd = self.pidfd(pid)
+        if fd is None or self.start_time(pid) != start:
+            if fd is not None:
+                os.close(fd)
+            return self.poll_end(pid, start, deadline)
+        return self.await_pidfd(fd, deadline)
+
+    def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
+        fd = None if pid is None else self.pidfd(pid)
+        if fd is not None and self.is_monitored(path):  # asked with the pidfd open: so the pid is the holder's
+            self.await_pidfd(fd, deadline)
+        elif fd is not None:
+            os.close(fd)
+        Posix.await_monitor(self, path, pid, deadline)
+
+
+# The one place that asks where we are.
+platform: "Platform" = Linux() if sys.platform.startswith("linux") else Posix()
+
+
+# ------ 4. store ------
+
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
+RESERVED = frozenset(["con", "prn", "aux", "nul"] + [port + digit for port in ("com", "lpt") for digit in "0123456789"])
+NAME_BYTES = 255
+
+
+def escape_id(job_id: str) -> str:
+    """Turn a job id into its directory's name: two ids give two names on every file system.
+
+    a-z 0-9 . _ - stand for themselves, a capital is "+" and its small letter (some file systems ignore
+    case), and every other byte of the UTF-8 text is %xx; so are a leading "." or "-", a trailing "."
+    (Windows drops it) and the first letter of a name that Windows reserves.
+    Raises SchemaError for what cannot be an id.
+    """
+    if not isinstance(job_id, str) or not job_id:
+        raise SchemaError("a job id must be a text of at least one character, not %r" % (job_id,))
+    try:
+        # surrogateescape: an id from the command line may hold bytes that are no UTF-8
+        raw = job_id.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise SchemaError("the job id %r holds a lone surrogate, which no file name can" % (job_id,)) from None
+    if raw.decode("utf-8", "surrogateescape") != job_id:
+        raise SchemaError("the job id %r holds escaped bytes that are plain UTF-8; say them as text" % (job_id,))
+    names = []
+    for code in raw:
+        char = chr(code)
+        names.append(char if char in PLAIN else "+" + char.lower() if "A" <= char <= "Z" else "%%%02x" % code)
+    if raw[0] in b".-" or "".join(names).partition(".")[0] in RESERVED:
+        names[0] = "%%%02x" % raw[0]
+    if len(names) > 1 and names[-1] == ".":
+        names[-1] = "%2e"
+    name = "".join(names)
+    if len(name) > NAME_BYTES:
+        raise SchemaError("the job id is too long: %d bytes as a file name, %d at most: %.40r..."
+                          % (len(name), NAME_BYTES, job_id))
+    return name
+
+
+def unescape_id(name: str) -> "Optional[str]":
+    """Turn a directory's name back into the job id; None if we would not have made that name."""
+    raw, rest = bytearray(), name
+    try:
+        while rest:
+            size = {"+": 2, "%": 3}.get(rest[0], 1)
+            part, rest = rest[:size], rest[size:]
+            raw.append(int(part[1:], 16) if size == 3 else ord(part[-1:].upper() if size == 2 else part))
+        job_id = raw.decode("utf-8", "surrogateescape")
+        return job_id if escape_id(job_id) == name else None
+    except (ValueError, TypeError):
+        return None
+
+
+def read_journal(path: str) -> "Optional[bytes]":
+    """Return a journal's bytes; None if there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it must not hang on a planted FIFO
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        content = part = os.read(fd, 65536)
+        while len(part) == 65536:
+            part = os.read(fd, 65536)
+            content += part
+        return content
+    finally:
+        os.close(fd)
+
+
+def fold(journal: bytes) -> "Dict[str, Any]":
+    """Merge a journal's lines into one state (rule 2)."""
+    lines = journal.decode("utf-8", "replace").split("\n")[:-1]  # what follows the last newline is torn
+    try:
+        entries = json.loads("[" + ",".join(lines) + "]")  # one call for all lines: twice as fast as each alone
+    except ValueError:
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                pass
+    state: "Dict[str, Any]" = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            state.update(entry)
+            if entry.get("status") in ENDED:
+                break
+    return state
+
+
+def append_line(fd: int, entry: "Dict[str, Any]") -> None:
+    """Append one line to a journal that is open for reading and appending.
+
+    A line goes in one write; where a full disk tore the last one, the new one starts afresh.
+    """
+    size = os.fstat(fd).st_size
+    line = (to_json(entry) + "\n").encode()
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        line = b"\n" + line
+    while line:
+        line = line[os.write(fd, line):]  # after a short write, the next one says why
+
+
+def delete_tree(path: str) -> None:
+    """Delete a directory and all in it, following no link. (shutil is missing from minimal Pythons.)"""
+    try:
+        for entry in list(os.scandir(path)):
+            if entry.is_dir(follow_symlinks=False):
+                delete_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass  # somebody else is deleting it too
+
+
+def default_db_path() -> str:
+    """Return $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs."""
+    home = os.path.expanduser("~")
+    chosen = os.environ.get("NODEJOBS_DB")
+    if chosen:
+        return chosen
+    if os.environ.get("XDG_STATE_HOME"):
+        return os.path.join(os.environ["XDG_STATE_HOME"], "nodejobs")
+    if not os.path.isabs(home):
+        raise StoreError("there is no home directory to keep the jobs in; say where with --db DIR, "
+                         "Jobs(db_path=...) or NODEJOBS_DB", "~")
+    return os.path.join(home, ".local", "state", "nodejobs")
+
+
+class Translate:
+    """A context in which an OSError becomes a StoreError that says what was tried."""
+
+    def __init__(self, action: str, path: str) -> None:
+        self.action, self.path = action, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
+        if isinstance(error, OSError):
+            raise StoreError("cannot %s %s: %s; mend that, or choose another place with --db DIR, "
+                             "Jobs(db_path=...) or NODEJOBS_DB"
+                             % (self.action, error.filename or self.path, error.strerror), self.path) from error
+
+
+class JobLock:
+    """The lock of a job (rule 1) as a context; it yields the descriptor."""
+
+    def __init__(self, store: "Store", job_id: str, create: bool) -> None:
+        self.directory, self.create, self.job_id = store.job_dir(job_id), create, job_id
+        self.fd = -1
+
+    def __enter__(self) -> int:
+        path = self.directory + "/" + LOCK
+        while True:
+            if self.create:
+                try:
+                    os.mkdir(self.directory)
+                except FileExistsError:
+                    pass
+            try:
+                self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                if self.create:
+                    continue  # the job was removed between the two calls
+                raise
+            try:
+                if not platform.take_lock(self.fd, LOCK_SECONDS):
+                    raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
+                                     "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, path), path)
+                if os.fstat(self.fd).st_ino == os.stat(path).st_ino:
+                    return self.fd
+            except FileNotFoundError:
+                pass  # the job was removed while we waited: our lock is of a deleted file
+            except BaseException:
+                os.close(self.fd)
+                raise
+            os.close(self.fd)
+
+    def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
+        platform.drop_lock(self.fd)
+        os.close(self.fd)
+
+
+class Store:
+    """Directories <-> records. It starts and signals nothing."""
+
+    def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord) -> None:
+        self.path, self.record_class = os.path.abspath(path), record_class
+        self.kinds = {(key, kind) for key, field in record_class.fields.items() for kind in field.kinds}
+        self.blank = record_class.defaults()
+
+    def make(self) -> None:
+        """Make the store's directory, for its owner only, if it is not there yet."""
+        if not os.path.isdir(self.path):
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            try:
+                os.mkdir(self.path, 0o700)
+            except FileExistsError:
+                if not os.path.isdir(self.path):
+                    raise
+
+    def job_dir(self, job_id: str) -> str:
+        return self.path + "/" + escape_id(job_id)
+
+    def run_dir(self, job_id: str, run: int) -> str:
+        return "%s/%06d" % (self.job_dir(job_id), run)
+
+    def job_ids(self) -> "List[str]":
+        """Return the ids that have a directory, sorted."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+        ids = [unescape_id(name) for name in names if name[0] != "."]
+        return sorted([job_id for job_id in ids if job_id is not None])
+
+    def runs(self, directory: str) -> "List[int]":
+        """Return the numbers of the run directories in a job's directory, ascending."""
+        try:
+            return sorted([int(name) for name in os.listdir(directory) if name.isdigit()])
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, job_id: str, run: "Optional[int]" = None, holding: bool = False) -> "Any":
+        """Return the record of a run, by default the newest; None if there is none.
+
+        `holding` says that the caller has the job's lock, so nobody else is starting it.
+        """
+        directory = self.job_dir(job_id)
+        for number in [run] if run is not None else reversed(self.runs(directory)):
+            record = self.read_run(job_id, directory, number, holding)
+            if record is not None:
+                return record
+        return None
+
+    def read_run(self, job_id: str, directory: str, run: int, holding: bool = False) -> "Any":
+        logdir = "%s/%06d" % (directory, run)
+        state = self.state(logdir)
+        if state is None:
+            return None
+        if state.get("status") not in ENDED:
+            state = self.resolve(state, logdir, holding)
+            if state is None:
+                return None
+        record = self.record_class.trusted(self.blank)
+        dict.update(record, state)
+        dict.update(record, self_id=job_id, run=run, dirname=directory.rpartition("/")[2], logdir=logdir,
+                    logfile=logdir + "/" + STDOUT_LOG, stdout_path=logdir + "/" + STDOUT_LOG,
+                    stderr_path=logdir + "/" + STDERR_LOG)
+        return record
+
+    def state(self, logdir: str) -> "Optional[Dict[str, Any]]":
+        """Return what a run's journal says; None if it says nothing yet, so that nothing was started."""
+        try:
+            journal = read_journal(logdir + "/" + JOURNAL)
+        except OSError as error:
+            return {"error": "its journal cannot be read: %s" % error.strerror}
+        if not journal or b"\n" not in journal:
+            return None
+        state = fold(journal)
+        kinds = self.kinds
+        wrong = [key for key, value in state.items()
+                 if (key, type(value)) not in kinds and value is not None and key in self.blank]
+        for key in wrong:
+            del state[key]
+        if wrong or "status" not in state:
+            state["error"] = "its journal is damaged; see %s/%s" % (logdir, JOURNAL)
+        return state
+
+    def resolve(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Optional[Dict[str, Any]]":
+        """Find out about a run whose journal tells no end: is it active, or has it been left without one?"""
+        job_lock = os.path.dirname(logdir) + "/" + LOCK
+        while True:
+            # In this order: the job's lock is dropped after the run's is taken and the start's outcome is
+            # written, the run's lock after the end is. So if the journal has not changed after both were
+            # seen free, nobody is left who could write to it.
+            starting = not holding and state.get("status") == STARTING and platform.is_job_locked(job_lock)
+            monitored = platform.is_monitored(logdir + "/" + LOCK)
+            again = self.state(logdir)
+            if again is None or again.get("status") in ENDED:
+                return again
+            if again == state:
+                break
+            state = again
+        state["monitored"] = monitored
+        if monitored or starting:
+            if not starting and state.get("status") not in (RUNNING, STOPPING):
+                state["status"] = RUNNING  # a full disk kept the monitor from writing it
+        elif state.get("outcome") in ENDED:
+            state["status"] = state["outcome"]  # rule 6: the machine went down between the two lines
+        elif "last_pid" not in state and state.get("status") == STARTING:
+            state.update(status=FAILED_START,  # rule 4
+                         error="nodejobs was killed while it started the job; the command never ran")
+        elif self.is_alive(state):
+            state["status"] = STOPPING if state.get("status") == STOPPING else RUNNING
+        else:
+            state["status"] = LOST
+            state.setdefault("error", "the monitor was killed or the machine went down, and the command is gone; "
+                                      "how it ended is unknown")
+        if state["status"] not in ACTIVE:
+            state["monitored"] = None
+        elif isinstance(state.get("started_clock"), float) and state.get("boot_id") == platform.boot_id():
+            state["duration"] = round(time.monotonic() - state["started_clock"], 3)
+        return state
+
+    def is_alive(self, state: "Dict[str, Any]") -> bool:
+        """Tell whether the command's own process lives: pid, start time, boot and cookie must agree (rule 7)."""
+        pid, start = state.get("last_pid"), state.get("pid_start")
+        if pid is None or start is None or state.get("boot_id") != platform.boot_id():
+            return False
+        if platform.start_time(pid) != start:
+            return False
+        return platform.cookie_of(pid) in (None, b"", str(state.get("cookie")).encode())
+
+    def new_run(self, job_id: str) -> int:
+        """Make the directory of a new run, under the job's lock; return its number."""
+        number = max(self.runs(self.job_dir(job_id)) or [0]) + 1
+        os.mkdir(self.run_dir(job_id, number))
+        return number
+
+    def append(self, job_id: str, run: int, entry: "Dict[str, Any]") -> None:
+        """Append a line to a run's journal."""
+        path = self.run_dir(job_id, run) + "/" + JOURNAL
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            append_line(fd, dict(entry, last_update=iso_time(time.time())))
+        finally:
+            os.close(fd)
+
+    def discard(self, path: str) -> None:
+        """Delete a directory of the store; for readers it vanishes whole and at once."""
+        hidden = "%s/.removed-%s" % (self.path, os.urandom(6).hex())
+        os.rename(path, hidden)
+        delete_tree(hidden)
+
+    def sweep(self) -> None:
+        """Delete what a `discard` that was killed has left."""
+        for name in os.listdir(self.path):
+            if name.startswith(".removed-"):
+                delete_tree(self.path + "/" + name)
+
+
+# ------ 5. monitor ------
+#
+#   launcher            posix_spawn     a bare interpreter, python3 -I -S, which runs monitor_boot
+#     └─ intermediate   fork, exit      so that the host program keeps no child, hence no zombie
+#          └─ monitor   own session     takes the run's lock, forks the command, waits, writes the end
+#               └─ command
+#
+# The functions in MONITOR_NEEDS are sent as code objects through the monitor's stdin. So the monitor is
+# ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
+# They see `os` (there: posix), `time`, `signal`, `platform`, MONITOR_CONSTANTS and each other; no other global.
+
+def report(text: str) -> None:
+    """Tell the launcher how the start went; "" is success. A launcher that is gone does not mind."""
+    try:
+        os.write(1, b"+" + text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def close_strays() -> None:
+    """Close what the host program left inheritable: the command must not hold the host's files open."""
+    try:
+        fds = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        fds = list(range(3, 4096))
+    for fd in fds:
+        if fd > 2:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+
+def was_asked_to_stop(journal: int) -> bool:
+    """Tell whether the journal has a stop request. (In a JSON text the quotes would be escaped.)"""
+    return b'"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
+
+
+def write_end(directory: bytes, journal: int, outcome: str, end: "Dict[str, Any]") -> None:
+    """Write the two lines of the end (rule 6)."""
+    now = iso_time(time.time())
+    append_line(journal, dict(end, outcome=outcome, ended_at=now, last_update=now))
+    job = directory.rpartition(b"/")[0]
+    for path in (None, directory, job, job.rpartition(b"/")[0]):  # a new file is safe when its directory is too
+        try:
+            fd = journal if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.fsync(fd)
+        except OSError:
+            pass  # the file system cannot, or may not; there is nothing safer to do
+    append_line(journal, {"status": outcome, "last_update": now})
+
+
+def become_command(order: "Dict[str, Any]", files: "Tuple[int, int, int]", go: int, failed: int) -> "NoReturn":
+    """Turn the forked child into the command; on failure say the error number and words on `failed`."""
+    what = b"prepare the command"
+    hint = ""
+    try:
+        os.setsid()
+        for target, fd in enumerate(files):
+            os.dup2(fd, target)
+        if os.read(go, 1) != b"!":
+            os._exit(127)
+        for number in range(1, signal.NSIG):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                pass  # KILL, STOP and the C library's own
+        if order["cwd"] is not None:
+            what = b"change to the working directory " + order["cwd"]
+            os.chdir(order["cwd"])
+        environment: "Dict[Any, Any]" = dict(os.environ)
+        environment.setdefault(b"PYTHONUNBUFFERED", b"1")
+        environment.update(order["environment"])
+        what = b"execute " + order["argv"][0]
+        missing: "Optional[OSError]" = None
+        for program in order["programs"]:
+            try:
+                os.execve(program, order["argv"], environment)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                missing = missing or error
+                try:
+                    os.stat(program)
+                    hint = " (the file is there; the interpreter that it names is not)"
+                    break
+                except OSError:
+                    hint = "" if b"/" in order["argv"][0] else " (it is nowhere on PATH)"
+            except PermissionError as error:
+                missing = error  # as execvp: look further along PATH, but remember that there was one
+                hint = " (it is a directory, or not executable: see chmod +x)"
+        if missing:
+            raise missing
+    except OSError as error:
+        if error.errno == 8:  # ENOEXEC; the errno module is one more that the monitor does not load
+            hint = " (a script needs a first line such as #!/bin/sh)"
+        number = error.errno or 0
+        os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint.encode()))
+    finally:
+        os._exit(127)
+
+
+def start_command(order: "Dict[str, Any]", journal: int) -> "Optional[Tuple[int, Optional[int], float]]":
+    """Fork and execute the command; return its pid, its start time and our clock, or None if it could not start."""
+    directory = order["directory"]
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    stdout = os.open(directory + b"/stdout.log", flags, 0o666)
+    stderr = os.open(directory + b"/stderr.log", flags, 0o666)
+    go, permit = os.pipe()
+    failure, failed = os.pipe()
+    pid = os.fork()
+    if not pid:
+        become_command(order, (stdin, stdout, stdout if order["merge"] else stderr), go, failed)
+    for fd in (stdin, stdout, stderr, go, failed):
+        os.close(fd)
+    start = platform.start_time(pid)
+    began = time.monotonic()
+    now = iso_time(time.time())
+    try:
+        append_line(journal, {"last_pid": pid, "pid_start": start, "monitor_pid": os.getpid(),
+                              "started_at": now, "started_clock": began, "last_update": now})
+    except OSError:
+        os.close(permit)  # rule 4: not in the journal, so it must not run
+        os.waitpid(pid, 0)
+        raise
+    os.write(permit, b"!")
+    os.close(permit)
+    problem = os.read(failure, 4096)  # rule 5
+    os.close(failure)
+    if not problem:
+        try:
+            append_line(journal, {"status": "running", "last_update": iso_time(time.time())})
+        except OSError:
+            pass  # a disk just full: the held lock and the pid in the journal say the same
+        return pid, start, began
+    os.waitpid(pid, 0)
+    number, _, text = problem.decode("utf-8", "surrogateescape").partition(" ")
+    write_end(directory, journal, "failed_start", {"errno": int(number), "error": text})
+    return None
+
+
+def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]") -> "Tuple[int, Any, bool]":
+    """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
+    options, expired, timed_out = 0, False, False
+    if order["timeout"] is not None:
+        # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
+        options = os.WNOHANG
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
+        signal.setitimer(signal.ITIMER_REAL, order["timeout"])
+    while True:
+        if order["has_rusage"]:
+            ended, status, usage = os.wait4(pid, options)
+        else:  # without the resource module, wait4 reaps the child and then fails: the status would be lost
+            (ended, status), usage = os.waitpid(pid, options), None
+        if ended:
+            return status, usage, timed_out
+        if expired:
+            timed_out, options = True, 0
+            platform.end_tree(pid, start or 0, order["cookie"], signal.SIGTERM, order["grace"])
+        else:
+            expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
+
+
+def monitor_run(order: "Dict[str, Any]") -> None:
+    os.setsid()
+    # Only SIGKILL ends a monitor: when a machine shuts down, it lives to record how its command died.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGUSR1,
+                   signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    close_strays()
+    directory = order["directory"]
+    lock = os.open(directory + b"/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    os.lockf(lock, os.F_LOCK, 0)  # rule 3
+    journal = os.open(directory + b"/journal.jsonl", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+
+    command = start_command(order, journal)
+    os.close(2)  # the job's lock (rule 1): the outcome of the start is in the journal
+    report("")
+    os.close(0)
+    os.close(1)
+    if command is None:
+        os._exit(0)
+    os.chdir("/")  # so as not to keep the launcher's file system busy
+    pid, start, began = command
+    status, usage, timed_out = await_command(pid, start, order)
+    took = time.monotonic() - began
+
+    exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    killer = None if exit_code is not None else signal_name(os.WTERMSIG(status))
+    end = {"exit_code": exit_code, "signal": killer, "error": None, "duration": round(took, 3)}
+    if usage:
+        end.update(cpu_seconds=round(usage[0] + usage[1], 3), max_rss_kb=usage[2])
+    outcome = "failed"
+    if timed_out:
+        end["error"] = "timeout: it still ran after %g s" % order["timeout"]
+    elif was_asked_to_stop(journal):
+        outcome = "stopped"
+    elif exit_code == 0:
+        outcome = "finished"
+    elif exit_code in (126, 127) and took < order["shell_startsecs"]:
+        outcome = "failed_start"
+        end["error"] = "the shell could not execute it (exit code %d); see stderr.log" % exit_code
+    elif killer:
+        end["error"] = "killed by " + killer
+    else:
+        end["error"] = "exit code %s" % exit_code
+    write_end(directory, journal, outcome, end)
+    os._exit(0)
+
+
+def monitor_main(order: "Dict[str, Any]") -> None:
+    """Be the monitor, from the first moment to the last; never returns."""
+    if os.fork():
+        os._exit(0)
+    try:
+        monitor_run(order)
+    except BaseException as error:
+        report("cannot start the command: %s" % error)
+    os._exit(1)
+
+
+def monitor_boot() -> None:
+    """Run first in the bare interpreter: take in the rest of the payload and become the monitor."""
+    import marshal
+    import posix
+    import sys
+    payload = b""
+    while len(payload) < int(sys.argv[1]):
+        part = posix.read(0, 65536)
+        if not part:
+            posix._exit(1)
+        payload += part
+    functions, methods, constants, order = marshal.loads(payload)
+    scope = globals()
+    scope.update(constants, os=posix, time=__import__("time"), signal=__import__("_signal"))
+    function: "Any" = type(lambda: 0)
+    scope.update({name: function(code, scope) for name, code in functions.items()})
+    scope["platform"] = type("Platform", (), {name: function(code, scope) for name, code in methods.items()})()
+    scope["monitor_main"](order)
+
+
+MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, close_strays, was_asked_to_stop, write_end,
+                 become_command, start_command, await_command, monitor_run, monitor_main)
+MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS}
+
+
+def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
+                  run_lock: str) -> bytes:
+    """Start the monitor of a run; return its report (see Platform.start_monitor)."""
+    import marshal
+    needs = platform.monitor_needs + (platform.timeout_needs if order["timeout"] is not None else ())
+    rest = marshal.dumps(({function.__name__: function.__code__ for function in MONITOR_NEEDS},
+                          {need: getattr(type(platform), need).__code__ for need in needs},
+                          MONITOR_CONSTANTS, order))
+    boot = marshal.dumps(monitor_boot.__code__)
+    # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
+    # `boot` is smaller than PIPE_BUF, so it comes in one piece.
+    stub = ("import sys,marshal,posix;sys.hexversion==%d or posix._exit(3);exec(marshal.loads(posix.read(0,%d)))"
+            % (sys.hexversion, len(boot)))
+    argv = [python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor", name]
+    return platform.start_monitor([os.fsencode(word) for word in argv], environment, [boot, rest], job_lock, run_lock)
+
+
+# ------ 6. jobs ------
+
+def check_seconds(name: str, value: "Any", least: float = 0.0) -> None:
+    """Raise SchemaError unless `value` is None or a finite number of seconds, at least `least`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))
+                              or not least <= value < float("inf")):
+        raise SchemaError("%s must be a number of seconds, %g or more, not %r" % (name, least, value))
+
+
+def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[bytes]]":
+    """Return a command as the record shows it and as exec takes it. Raises SchemaError."""
+    if isinstance(command, str):
+        shown: "Any" = command
+        words = ["/bin/sh", "-c", command]
+        if not command.strip():
+            raise SchemaError("the command is empty")
+    else:
+        if not isinstance(command, (list, tuple)) or not command:
+            raise SchemaError("a command is a list of words, at least one, or a shell command line; not %r" % (command,))
+        try:
+            shown = words = [os.fsdecode(word) for word in command]
+        except TypeError:
+            raise SchemaError("every word of a command must be text, not as in %r" % (command,)) from None
+        if not words[0]:
+            raise SchemaError("the command's first word, the program, is empty")
+    if any("\0" in word for word in words):
+        raise SchemaError("a command cannot hold a NUL character: %.60r" % (command,))
+    return shown, [os.fsencode(word) for word in words]
+
+
+def job_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[bytes, bytes]":
+    """Return our environment with `envs` on top (None unsets), less what an enclosing job left in it."""
+    environment = dict(os.environb)
+    for key, value in (envs or {}).items():
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise SchemaError("envs: %r cannot be the name of an environment variable" % (key,))
+        if value is None:
+            environment.pop(os.fsencode(key), None)
+        elif isinstance(value, str) and "\0" not in value:
+            environment[os.fsencode(key)] = os.fsencode(value)
+        else:
+            raise SchemaError("envs: the value of %s must be text without NUL (or None, to unset it), not %s"
+                              % (key, type(value).__name__))
+    for name in (b"ID", b"RUN", b"DB", b"COOKIE"):
+        environment.pop(b"NODEJOBS_" + name, None)
+    return environment
+
+
+def user_name() -> str:
+    import pwd
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+class Jobs:
+    """Run, track, log and stop external commands, kept in one directory.
+
+    `db_path`: where; by default $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs.
+    `verbose`: say on stderr what is started and stopped. `keep`: how many runs of each job to keep.
+
+    Nothing is made, started or locked until `run` is called. An instance holds no state of its own: any
+    number of threads and processes may use the same directory at once.
+    Raises StoreError where the directory cannot be used, SchemaError (a ValueError) for bad arguments.
+    """
+
+    record_class: "Type[JobRecord]" = JobRecord
+    python = sys.executable   # runs the monitors; the same version as ours. Set it where Python is embedded
+
+    def __init__(self, db_path: "Union[None, str, os.PathLike[str]]" = None, verbose: bool = False,
+                 keep: int = KEEP) -> None:
+        if not isinstance(platform, Linux):
+            raise NodejobsError("nodejobs does not know %s yet, only Linux" % sys.platform)
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
+        self.store = Store(os.fsdecode(db_path) if db_path is not None else default_db_path(), self.record_class)
+        self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
+
+    def run(self, command: "Command", job_id: "Optional[str]" = None,
+            cwd: "Union[None, str, os.PathLike[str]]" = None, envs: "Optional[Mapping[str, Optional[str]]]" = None,
+            *, startsecs: float = STARTSECS, fresh_for: "Optional[float]" = None, timeout: "Optional[float]" = None,
+            merge: bool = False, **fields: "Any") -> "Any":
+        """Start a command and return its record, without waiting for its end.
+
+        command    a list is executed as it is; a string is a shell command line
+        job_id     by default one is made up, readable and new
+        cwd        its working directory; by default ours
+        envs       environment variables on top of ours; None as a value unsets one
+        startsecs  watch it for so many seconds, and return the moment it ends; with 0, return as soon as
+                   its exec is known to have succeeded. A shell that ends with 126 or 127 within this time
+                   could not start what it was given: failed_start
+        fresh_for  if the last run finished with success within so many seconds, or runs now, return that
+                   record and start nothing
+        timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed
+        merge      send its stderr to stdout.log too, in order
+        fields     the fields that a subclass of JobRecord adds (see record_class)
+
+        A command that cannot be executed is no exception: the record says failed_start, and why.
+        Raises JobRunning if the job is active.
+        """
+        shown, argv = check_command(command)
+        check_seconds("startsecs", startsecs)
+        check_seconds("fresh_for", fresh_for)
+        check_seconds("timeout", timeout, least=0.001)
+        environment = job_environment(envs)
+        entry = self._first_line(shown, cwd, timeout, merge, fields)
+        with Translate("write to", self.db_path):
+            self.store.make()
+            if job_id is None:
+                job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
+            with JobLock(self.store, job_id, create=True) as lock:
+                last = self.store.read(job_id, holding=True)
+                if last is not None and fresh_for is not None and (not last.ended or self._is_fresh(last, fresh_for)):
+                    self._say("%s is fresh: %s" % (job_id, last.status))
+                    return last
+                if last is not None and not last.ended:
+                    raise JobRunning(last, "not started")
+                run = self.store.new_run(job_id)
+                entry.update(self_id=job_id, run=run)
+                self.store.append(job_id, run, entry)
+                self._start(entry, argv, environment, startsecs if isinstance(shown, str) else 0.0, cwd is not None,
+                            lock)
+                self._forget_old_runs(job_id)
+            record = self._await(self.store.read(job_id, run), time.monotonic() + startsecs)
+        self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, run, record.last_pid))
+        return record
+
+    def _first_line(self, shown: "Union[str, List[str]]", cwd: "Union[None, str, os.PathLike[str]]",
+                    timeout: "Optional[float]", merge: bool, fields: "Dict[str, Any]") -> "Dict[str, Any]":
+        for key, value in fields.items():
+            if key in JobRecord.fields or key not in self.record_class.fields:
+                raise SchemaError("run() takes no %r; it takes the fields that record_class adds to JobRecord: %s"
+                                  % (key, ", ".join(set(self.record_class.fields) - set(JobRecord.fields)) or "none"))
+            self.record_class.check(key, value)
+        for key, field in self.record_class.fields.items():
+            if field.required and key not in JobRecord.fields and fields.get(key) is None:
+                raise SchemaError("%s.%s is required: pass %s=... to run()" % (self.record_class.__name__, key, key))
+        try:
+            to_json(fields)
+        except TypeError as error:
+            raise SchemaError("a field cannot be stored: %s" % error) from None
+        try:
+            directory: "Optional[str]" = os.path.abspath(os.fsdecode(cwd)) if cwd is not None else os.getcwd()
+        except FileNotFoundError:
+            directory = None  # ours was deleted; the command starts there all the same
+        if directory is not None and "\0" in directory:
+            raise SchemaError("cwd cannot hold a NUL character: %r" % directory)
+        return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
+                     "timeout": timeout, "merge": bool(merge), "user": user_name(), "host": os.uname().nodename,
+                     "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
+
+    def _new_id(self, program: str) -> str:
+        """Make up an id that is new and says something: the program's name and four letters."""
+        program = os.path.basename(program).lower()
+        program = "".join([char for char in program if char in PLAIN]).strip(".-")[:40] or "job"
+        while True:
+            job_id = program + "-" + "".join(["abcdefghijkmnpqrstuvwxyz23456789"[byte % 32] for byte in os.urandom(4)])
+            try:
+                os.mkdir(self.store.job_dir(job_id))
+                return job_id
+            except FileExistsError:
+                pass
+
+    def _is_fresh(self, record: "JobRecord", fresh_for: float) -> bool:
+        ended_at = epoch_time(record.ended_at)
+        return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
+
+    def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", environment: "Dict[bytes, bytes]",
+               shell_startsecs: float, change_directory: bool, lock: int) -> None:
+        """Start the run's monitor; return when the journal has the outcome of the start."""
+        job_id, run = entry["self_id"], entry["run"]
+        if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
+            raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
+                                "of version %s" % sys.version.split()[0])
+        directory = self.store.run_dir(job_id, run)
+        path = environment.get(b"PATH", os.defpath.encode())
+        plain = b"/" in argv[0]
+        try:
+            import resource
+            has_rusage = bool(resource)
+        except ImportError:  # minimal Pythons
+            has_rusage = False
+        order = {
+            "directory": os.fsencode(directory), "argv": argv, "has_rusage": has_rusage,
+            "programs": argv[:1] if plain else [(part or b".") + b"/" + argv[0] for part in path.split(b":")],
+            "cwd": os.fsencode(entry["cwd"]) if change_directory else None,
+            "environment": {b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"),
+                            b"NODEJOBS_RUN": b"%d" % run, b"NODEJOBS_DB": os.fsencode(self.db_path),
+                            COOKIE_VARIABLE: entry["cookie"].encode()},
+            "merge": entry["merge"], "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
+            "shell_startsecs": shell_startsecs}
+        try:
+            answer = start_monitor(self.python, job_id, environment, order, lock, directory + "/" + LOCK)
+            problem = answer[1:].decode("utf-8", "replace") if answer else "its monitor (%s) died" % self.python
+        except OSError as error:
+            problem = "cannot start %s: %s" % (self.python, error.strerror)
+            if error.errno == errno.E2BIG:
+                self.store.append(job_id, run, {"status": FAILED_START, "errno": errno.E2BIG,
+                                                "error": "command and environment are too long: %s" % error.strerror})
+                return
+        if problem:
+            record = self.store.read(job_id, run, holding=True)
+            if record is None or record.status == FAILED_START and record.ended_at is None:
+                try:
+                    self.store.append(job_id, run, {"status": FAILED_START, "error": problem})
+                except OSError:
+                    pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
+                raise NodejobsError("job %r was not started: %s" % (job_id, problem))
+
+    def _forget_old_runs(self, job_id: str) -> None:
+        directory = self.store.job_dir(job_id)
+        for run in self.store.runs(directory)[:-self.keep]:
+            try:
+                record = self.store.read(job_id, run, holding=True)
+                if record is None or record.ended:
+                    self.store.discard(self.store.run_dir(job_id, run))
+            except OSError as error:
+                self._say("cannot remove run %d of %s: %s" % (run, job_id, error))  # no reason to fail the new run
+
+    def _await(self, record: "Any", deadline: float) -> "Any":
+        """Wait until the run has ended or the deadline; return its record then, None if it was removed."""
+        while record is not None and not record.ended and time.monotonic() < deadline:
+            if record.last_pid is None:
+                time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
+            elif record.monitored:
+                here = record.boot_id == platform.boot_id()
+                platform.await_monitor(record.logdir + "/" + LOCK, record.monitor_pid if here else None, deadline)
+            else:
+                platform.await_end(record.last_pid, record.pid_start, deadline)
+            record = self.store.read(record.self_id, record.run)
+        return record
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            sys.stderr.write("nodejobs: %s\n" % text)
+
+    def get_status(self, job_id: str, run: "Optional[int]" = None) -> "Any":
+        """Return the record of a job's newest run, or of the run with that number; None if there is none."""
+        with Translate("read", self.db_path):
+            return self.store.read(job_id, run)
+
+    def list_status(self, filter: "Optional[Mapping[str, Any]]" = None) -> "JobRecordDict":
+        """Return {id: record of its newest run}, sorted by id, of all jobs or those that match the filter.
+
+        A filter is a dict over the record's keys; a value is one value, a list of values, or a glob:
+        {"status": ["failed", "lost"], "self_id": "backup-*"}.
+        """
+        wanted = self._filter(filter)
+        found = JobRecordDict()
+        with Translate("read", self.db_path):
+            for job_id in self.store.job_ids():
+                record = self.store.read(job_id)
+                if record is not None and (not wanted or wanted.matches(record)):
+                    found[job_id] = record
+        return found
+
+    list = list_status
+
+    def _filter(self, filter: "Optional[Mapping[str, Any]]") -> "JobFilter":
+        return filter if isinstance(filter, JobFilter) else JobFilter(filter or (), record_class=self.record_class)
+
+    def wait(self, job_id: str, timeout: "Optional[float]" = None) -> "Any":
+        """Wait until the job's newest run has ended; return its record, None if there is no such job.
+
+        With a timeout, in seconds, the record may be of a job that is still active: see record.ended.
+        """
+        check_seconds("timeout", timeout)
+        with Translate("read", self.db_path):
+            return self._await(self.store.read(job_id), time.monotonic() + (float("inf") if timeout is None else timeout))
+
+    def stop(self, job_id: str, grace: float = GRACE, signal: "Union[str, int]" = "TERM") -> "Any":
+        """End all processes of a job: ask them by the signal, kill what is left after `grace` seconds.
+
+        Returns the moment the last one is gone, with the record; None if there is no such job. Of a job
+        that has ended, it ends what its newest run has left in the background, if anything.
+        Raises CannotStop, with the pids, if something could not be ended.
+        """
+        check_seconds("grace", grace)
+        number = signal_number(signal)
+        with Translate("read", self.db_path):
+            record = self.store.read(job_id)
+            while record is not None and record.status == STARTING:
+                time.sleep(POLL_SECONDS)
+                record = self.store.read(job_id, record.run)
+        if record is None or record.last_pid is None:
+            return record
+        if record.boot_id != platform.boot_id():
+            if record.ended:
+                return record  # whatever it left went down with that boot
+            raise CannotStop(record, [record.last_pid], "it runs on another machine or in another pid namespace (%s); "
+                                                        "stop it there" % record.host)
+        if record.status == RUNNING:
+            try:
+                self.store.append(job_id, record.run, {
+                    "status": STOPPING, "stop_signal": signal_name(number),
+                    "stopped_by": "%s, pid %d" % (user_name(), os.getpid())})
+            except OSError as error:
+                # A full disk is a reason to stop what fills it, not to let it run; only the status will
+                # then say "failed" (by that signal) and not "stopped".
+                self._say("cannot note the stop of %s: %s" % (job_id, error))
+        left = platform.end_tree(record.last_pid, record.pid_start or 0, str(record.cookie).encode(), number, grace)
+        if left:
+            raise CannotStop(record, left, "these processes outlived even SIGKILL, or belong to another user: %s"
+                             % ", ".join([str(pid) for pid in left]))
+        self._say("%s: stopped" % job_id)
+        if record.ended:
+            return record
+        with Translate("write to", self.db_path):
+            # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
+            after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
+            if after is not None and after.status == LOST:
+                self.store.append(job_id, record.run, {
+                    "status": STOPPED, "ended_at": iso_time(time.time()),
+                    "error": "its monitor had been killed before, so its exit code is unknown"})
+                after = self.store.read(job_id, record.run)
+            return after
+
+    def job_logs(self, job_id: str, run: "Optional[int]" = None) -> "Tuple[str, str]":
+        """Return (stdout, stderr) as text; bytes that are not UTF-8 become U+FFFD.
+
+        The files at record.stdout_path and record.stderr_path hold the exact bytes.
+        Raises UnknownJob if there is no such job or run.
+        """
+        record = self._known(job_id, run)
+        texts = []
+        with Translate("read", record.logdir):
+            for path in (record.stdout_path, record.stderr_path):
+                try:
+                    with open(path, "rb") as file:
+                        texts.append(file.read().decode("utf-8", "replace"))
+                except FileNotFoundError:
+                    texts.append("")  # a start that failed early made no logs
+        return texts[0], texts[1]
+
+    def _known(self, job_id: str, run: "Optional[int]" = None) -> "Any":
+        record = self.get_status(job_id, run)
+        if record is None:
+            raise UnknownJob(job_id, run, self.db_path)
+        return record
+
+    def history(self, job_id: str) -> "List[Any]":
+        """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
+        with Translate("read", self.db_path):
+            records = [self.store.read(job_id, run) for run in self.store.runs(self.store.job_dir(job_id))]
+        return [record for record in records if record is not None]
+
+    def remove(self, job_id: str) -> "Any":
+        """Delete a job, all its runs and logs; return the record of its newest run.
+
+        Raises UnknownJob if there is none, JobRunning if it is active.
+        """
+        self._known(job_id)
+        with Translate("remove from", self.db_path), JobLock(self.store, job_id, create=False):
+            record = self.store.read(job_id, holding=True)
+            if record is not None and not record.ended:
+                raise JobRunning(record, "not removed")
+            self.store.discard(self.store.job_dir(job_id))
+            self.store.sweep()
+        return record
+
+    def prune(self, older_than: "Optional[float]" = None, keep: "Optional[int]" = None,
+              filter: "Optional[Mapping[str, Any]]" = None) -> "List[Any]":
+        """Delete runs that have ended, and jobs of which no run is left; return their records.
+
+        older_than  those that ended more than so many seconds ago
+        keep        those beyond so many newest runs of each job (0: all that have ended)
+        filter      only of jobs whose newest record matches, as in list_status
+        With neither of the first two, what is beyond the `keep` of this Jobs. Active runs always stay.
+        """
+        check_seconds("older_than", older_than)
+        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 0):
+            raise SchemaError("keep must be a number of runs, 0 or more, not %r" % (keep,))
+        if keep is None and older_than is None:
+            keep = self.keep
+        removed: "List[Any]" = []
+        with Translate("remove from", self.db_path):
+            for job_id in self.list_status(filter):
+                try:
+                    with JobLock(self.store, job_id, create=False):
+                        removed += self._prune_job(job_id, older_than, keep)
+                except FileNotFoundError:
+                    pass  # removed meanwhile
+            if removed:
+                self.store.sweep()
+        return removed
+
+    def _prune_job(self, job_id: str, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
+        directory = self.store.job_dir(job_id)
+        records = [self.store.read(job_id, run, holding=True) for run in self.store.runs(directory)]
+        records = [record for record in records if record is not None]
+        doomed = []
+        for age, record in enumerate(reversed(records)):
+            ended_at = epoch_time(record.ended_at or record.last_update)
+            old = older_than is not None and ended_at is not None and time.time() - ended_at > older_than
+            if record.ended and (old or keep is not None and age >= keep):
+                doomed.append(record)
+        if len(doomed) == len(records):
+            self.store.discard(directory)
+        else:
+            for record in doomed:
+                self.store.discard(record.logdir)
+        return doomed
