@@ -1827,3 +1827,556 @@ class Jobs:
             for record in doomed:
                 self.store.discard(record.logdir)
         return doomed
+
+
+# ------ 7. command line ------
+
+EXIT_USAGE, EXIT_TIMEOUT, EXIT_ERROR = 2, 124, 125
+EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SIGNAL = 126, 127, 128
+TAIL_LINES = 10
+COLOURS = {FINISHED: "32", FAILED: "31", FAILED_START: "31", LOST: "35", STOPPED: "33"}
+
+
+def duration(text: str) -> float:
+    """Read a duration: "90", "90s", "15m", "6h", "7d" are seconds."""
+    scale = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    number = text[:-1] if scale else text
+    if not number.replace(".", "", 1).isdecimal():
+        import argparse
+        raise argparse.ArgumentTypeError("%r is not a duration; say 90, 90s, 15m, 6h or 7d" % text)
+    return float(number) * (scale or 1)
+
+
+def count(text: str) -> int:
+    """Read a number, 0 or more."""
+    if not text.isdecimal():
+        import argparse
+        raise argparse.ArgumentTypeError("%r is not a number, 0 or more" % text)
+    return int(text)
+
+
+def write(stream: "Any", text: str) -> None:
+    """Write text, with what the stream's encoding lacks as escapes: a C locale is no reason to fail."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def say(text: str) -> None:
+    write(sys.stdout, text)
+
+
+def complain(text: str) -> None:
+    write(sys.stderr, "nodejobs: " + printable(text))
+
+
+def say_json(value: "Any") -> None:
+    say(json.dumps(value, indent=2))
+
+
+def printable(text: str) -> str:
+    """Escape what could move the cursor, reorder the line or be no character at all."""
+    return text if text.isprintable() else "".join(
+        [char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+
+
+def width_of(text: str) -> int:
+    """Return how many columns a terminal needs for printable text."""
+    if all(char < "\u0300" for char in text):
+        return len(text)
+    from unicodedata import combining, east_asian_width
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def fit(text: str, width: int) -> str:
+    """Pad or cut printable text to a number of columns."""
+    if width_of(text) > width:
+        while text and width_of(text) > width - 1:
+            text = text[:-1]
+        text += "~"
+    return text + " " * (width - width_of(text))
+
+
+def terminal_width() -> int:
+    """Return the columns to fill: $COLUMNS, else the terminal's; without a terminal there is no limit."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 1000000
+
+
+def coloured(status: str, text: str) -> str:
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return text
+    return "\033[%sm%s\033[0m" % (COLOURS.get(status, "36"), text)
+
+
+def table(columns: "List[Tuple[str, int, List[str]]]") -> None:
+    """Print columns (title, least width, cells), the first one always, those that do not fit dropped from the right.
+
+    The last column that is left takes what room there is.
+    """
+    room = terminal_width()
+    columns = [(title, least, [title] + [printable(cell) for cell in cells]) for title, least, cells in columns]
+    while len(columns) > 2 and sum(least + 2 for _, least, _ in columns) - 2 > room:
+        del columns[-1]
+    widths = [max(width_of(cell) for cell in cells) for _, _, cells in columns]
+    for index in sorted(range(len(columns)), reverse=True):  # shrink from the right
+        excess = sum(widths) + 2 * (len(widths) - 1) - room
+        widths[index] = max(widths[index] - max(excess, 0), min(columns[index][1], widths[index]))
+    titles = [title for title, _, _ in columns]
+    for number, row in enumerate(zip(*[cells for _, _, cells in columns])):
+        parts = [fit(cell, width) for cell, width in zip(row, widths)]
+        line = "  ".join(parts).rstrip()
+        if number and "STATUS" in titles:
+            column = titles.index("STATUS")
+            line = "  ".join(parts[:column] + [coloured(row[column], parts[column])] + parts[column + 1:]).rstrip()
+        say(line)
+
+
+def human_seconds(seconds: "Optional[float]") -> str:
+    """Write a duration for eyes: 3.2s, 1m05s, 2h03m, 3d04h."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return "%.1fs" % seconds
+    whole = int(seconds)
+    for size, unit, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return "%d%s%02d%s" % (whole // size, unit, whole % size // part, small)
+    return "-"
+
+
+def local_time(text: "Optional[str]") -> str:
+    """Write a record's time as local time."""
+    seconds = epoch_time(text)
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def command_text(command: "Any") -> str:
+    """Write a command as a shell would take it."""
+    if not isinstance(command, list):
+        return str(command)
+    plain = frozenset("%+,-./:=@_")
+    return " ".join([word if word and all(char.isalnum() or char in plain for char in word)
+                     else "'" + word.replace("'", "'\"'\"'") + "'" for word in map(str, command)])
+
+
+def ending(record: JobRecord) -> str:
+    """Say in one word how a run ended: its exit code, or the signal."""
+    return str(record.signal or ("-" if record.exit_code is None else record.exit_code))
+
+
+def one_line(record: JobRecord) -> str:
+    """Say in one line how a job stands."""
+    text = "%s: %s" % (record.self_id, record.status)
+    if record.error:
+        text += ": " + record.error
+    elif record.signal:
+        text += " by " + record.signal
+    if record.ended:
+        return "%s (run %s%s)" % (text, record.run,
+                                  ", %s" % human_seconds(record.duration) if record.duration is not None else "")
+    return "%s (run %s, pid %s)" % (text, record.run, record.last_pid)
+
+
+def tail(path: str, lines: int) -> bytes:
+    """Return the last lines of a file; b"" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            position = file.seek(0, 2)
+            end = b""
+            while position and end.count(b"\n") <= lines:
+                size = min(position, 65536)
+                position = file.seek(position - size)
+                end = file.read(size) + end
+    except OSError:
+        return b""
+    return b"".join(end.splitlines(True)[-lines:]) if lines else b""
+
+
+def error_tail(record: JobRecord) -> "List[str]":
+    """Return the last lines of a failed run's stderr, safe to print."""
+    path = record.stdout_path if record.merge else record.stderr_path
+    return [printable(line) for line in tail(path, TAIL_LINES).decode("utf-8", "replace").splitlines()]
+
+
+def start_exit_code(record: JobRecord) -> int:
+    """Return what `run` exits with when it does not wait."""
+    if record.status != FAILED_START:
+        return 0
+    missing = record.exit_code == EXIT_NOT_FOUND or record.errno == errno.ENOENT
+    return EXIT_NOT_FOUND if missing else EXIT_CANNOT_EXECUTE
+
+
+def job_exit_code(record: JobRecord) -> int:
+    """Return what `wait` exits with: the job's own code, 128+N for signal N; what is no success is never 0."""
+    if not record.ended:
+        return EXIT_TIMEOUT
+    if record.status == FAILED_START:
+        return start_exit_code(record)
+    if record.signal is not None:
+        name, _, more = record.signal.partition("+")
+        try:
+            return EXIT_SIGNAL + signal_number(name.replace("SIG", "", 1)) + int(more or 0)
+        except SchemaError:
+            return EXIT_ERROR
+    if record.exit_code is None:
+        return EXIT_ERROR
+    return EXIT_TIMEOUT if record.status == FAILED and record.exit_code == 0 else record.exit_code
+
+
+def show(records: "List[Any]", ids: "Sequence[str]", as_json: bool) -> None:
+    """Print the records of the ids that were named: one object for one, an array for many."""
+    if as_json:
+        say_json(records[0] if len(ids) == 1 and records else records)
+        return
+    for record in records:
+        say(printable(one_line(record)))
+
+
+def verb_run(jobs: Jobs, options: "Any") -> int:
+    words = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if bool(words) == (options.shell is not None):
+        raise SchemaError("say what to run: either -- COMMAND and its arguments, or -c 'shell line'")
+    envs = {}
+    for pair in options.env:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SchemaError("--env takes NAME=VALUE, not %r" % pair)
+        envs[key] = value
+    before = iso_time(time.time())
+    record = jobs.run(words or options.shell, options.id, options.cwd, envs, startsecs=options.startsecs,
+                      fresh_for=options.fresh, timeout=options.timeout, merge=options.merge)
+    if not options.json and options.fresh is not None and (record.started_at or before) < before:
+        complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
+    if options.wait:
+        return wait_for(jobs, [record.self_id], None, options.json)
+    show([record], [record.self_id], options.json)
+    if record.status in (FAILED, FAILED_START) and not options.json:
+        for line in error_tail(record):
+            write(sys.stderr, "  | " + line)
+    return start_exit_code(record)
+
+
+def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_json: bool) -> int:
+    """Wait for jobs and show them; return the first code that is not 0."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    records, code = [], 0
+    try:
+        for job_id in ids:
+            record = jobs.wait(job_id, None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            if record is None:
+                raise UnknownJob(job_id, None, jobs.db_path)
+            records.append(record)
+            code = code or job_exit_code(record)
+            if not as_json:
+                show([record], ids, False)
+                if record.status in (FAILED, FAILED_START):
+                    for line in error_tail(record):
+                        write(sys.stderr, "  | " + line)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        complain("no longer waiting for %s, which goes on" % job_id)
+        return EXIT_SIGNAL + signal.SIGINT
+    if as_json:
+        show(records, ids, True)
+    return code
+
+
+def verb_wait(jobs: Jobs, options: "Any") -> int:
+    return wait_for(jobs, options.ids, options.timeout, options.json)
+
+
+def verb_status(jobs: Jobs, options: "Any") -> int:
+    record = jobs.get_status(options.id, options.run)
+    if record is None:
+        raise UnknownJob(options.id, options.run, jobs.db_path)
+    if options.json:
+        say_json(record)
+        return 0
+    say("%s: %s" % (printable(record.self_id), coloured(record.status, record.status)))
+    process = "pid %s of %s on %s" % (record.last_pid, record.user, record.host)
+    if record.monitored is False and not record.status == STARTING:
+        process += "; its monitor was killed, so its exit code will not be known"
+    ended = "%s, after %s" % (local_time(record.ended_at), human_seconds(record.duration))
+    rows = [
+        ("why", record.error),
+        ("exit code", record.exit_code),
+        ("signal", record.signal),
+        ("command", command_text(record.command)),
+        ("directory", record.cwd),
+        ("run", record.run),
+        ("started", local_time(record.started_at) if record.started_at else None),
+        ("ended", ended if record.ended_at else None),
+        ("running for", None if record.ended or record.duration is None else human_seconds(record.duration)),
+        ("may run for", None if record.timeout is None else human_seconds(record.timeout)),
+        ("stopped by", record.stopped_by),
+        ("used", None if record.cpu_seconds is None
+         else "%s of CPU, at most %.1f MB" % (human_seconds(record.cpu_seconds), (record.max_rss_kb or 0) / 1024.0)),
+        ("process", process if record.last_pid else None),
+        ("stdout", record.stdout_path),
+        ("stderr", "in stdout" if record.merge else record.stderr_path)]
+    for title, value in rows + [(key, record.get(key)) for key in record if key not in JobRecord.fields]:
+        if value is not None:
+            say("  %-11s  %s" % (title, printable(str(value))))
+    if record.status in (FAILED, FAILED_START):
+        for number, line in enumerate(error_tail(record)):
+            say("  %-11s  | %s" % ("" if number else "last lines", line))
+    return 0
+
+
+def filter_of(options: "Any") -> "Dict[str, Any]":
+    wanted = {}  # type: Dict[str, Any]
+    if options.status:
+        wanted["status"] = [status for text in options.status for status in text.split(",")]
+    if options.id:
+        wanted["self_id"] = options.id
+    return wanted
+
+
+def verb_list(jobs: Jobs, options: "Any") -> int:
+    records = sorted(jobs.list_status(filter_of(options)).values(),
+                     key=lambda record: (record.started_at or record.last_update or "", record.self_id))
+    if options.n is not None:
+        records = records[len(records) - min(options.n, len(records)):]
+    if options.json:
+        say_json(records)
+    elif records:
+        table([("ID", 8, [record.self_id for record in records]),
+               ("STATUS", 8, [record.status for record in records]),
+               ("EXIT", 4, [ending(record) for record in records]),
+               ("TIME", 6, [human_seconds(record.duration) for record in records]),
+               ("STARTED", 19, [local_time(record.started_at) for record in records]),
+               ("COMMAND", 12, [command_text(record.command) for record in records])])
+    else:
+        complain("no %sjobs in %s" % ("such " if filter_of(options) else "", jobs.db_path))
+    return 0
+
+
+def verb_history(jobs: Jobs, options: "Any") -> int:
+    records = jobs.history(options.id)
+    if not records:
+        raise UnknownJob(options.id, None, jobs.db_path)
+    if options.json:
+        say_json(records)
+    else:
+        table([("RUN", 3, [str(record.run) for record in records]),
+               ("STATUS", 8, [record.status for record in records]),
+               ("EXIT", 4, [ending(record) for record in records]),
+               ("TIME", 6, [human_seconds(record.duration) for record in records]),
+               ("STARTED", 19, [local_time(record.started_at) for record in records]),
+               ("ERROR", 12, [record.error or "" for record in records])])
+    return 0
+
+
+def verb_logs(jobs: Jobs, options: "Any") -> int:
+    record = jobs.get_status(options.id, options.run)
+    if record is None:
+        raise UnknownJob(options.id, options.run, jobs.db_path)
+    if options.json:
+        stdout, stderr = jobs.job_logs(options.id, record.run)
+        say_json({"self_id": record.self_id, "run": record.run, "stdout": stdout, "stderr": stderr})
+        return 0
+    for name, path, stream in (("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)):
+        if options.only not in (None, name):
+            continue
+        raw = getattr(sys.stdout if options.only else stream, "buffer")
+        if options.n is not None:
+            raw.write(tail(path, options.n))
+        else:
+            try:
+                with Translate("read", path), open(path, "rb") as file:
+                    part = file.read(1 << 20)
+                    while part:
+                        raw.write(part)
+                        part = file.read(1 << 20)
+            except StoreError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):  # a start that failed early made no logs
+                    raise
+        raw.flush()
+    return 0
+
+
+def each(ids: "Sequence[str]", act: "Any", as_json: bool) -> int:
+    """Do something to every job named, show what came of it, and go on after an error."""
+    records, code = [], 0
+    for job_id in ids:
+        try:
+            record = act(job_id)
+            records.append(record)
+            if not as_json:
+                show([record], ids, False)
+        except (UnknownJob, JobRunning, CannotStop, StoreError) as error:
+            complain(str(error))
+            code = EXIT_ERROR
+    if as_json and (records or len(ids) > 1):
+        show(records, ids, True)
+    return code
+
+
+def verb_stop(jobs: Jobs, options: "Any") -> int:
+    def stop(job_id: str) -> "Any":
+        record = jobs.stop(job_id, options.grace, options.signal)
+        if record is None:
+            raise UnknownJob(job_id, None, jobs.db_path)
+        return record
+    return each(options.ids, stop, options.json)
+
+
+def verb_remove(jobs: Jobs, options: "Any") -> int:
+    return each(options.ids, jobs.remove, options.json)
+
+
+def verb_prune(jobs: Jobs, options: "Any") -> int:
+    removed = jobs.prune(options.older_than, options.keep, filter_of(options))
+    if options.json:
+        say_json(removed)
+    else:
+        say("removed %d run%s" % (len(removed), "" if len(removed) == 1 else "s"))
+    return 0
+
+
+ID = ("id", {"metavar": "ID", "help": "the job's id"})
+IDS = ("ids", {"metavar": "ID", "nargs": "+", "help": "ids of jobs"})
+RUN_NUMBER = ("--run", {"metavar": "N", "type": count, "help": "this run of it; by default the newest"})
+STATUS_OPTION = ("--status", {"metavar": "S", "action": "append", "help": "only these: running, failed,lost, fail* ..."})
+ID_GLOB = ("--id", {"metavar": "GLOB", "help": "only ids like 'backup-*'"})
+
+# verb: (function, what it does, its arguments, examples)
+VERBS: "Dict[str, Tuple[Any, str, List[Tuple[str, Dict[str, Any]]], str]]" = {
+    "run": (verb_run, "start a command", [
+        ("--id", {"metavar": "ID", "help": "the job's id; by default one is made up"}),
+        ("-c", {"metavar": "LINE", "dest": "shell", "help": "a shell command line, instead of a command"}),
+        ("--cwd", {"metavar": "DIR", "help": "working directory of the command"}),
+        ("--env", {"metavar": "K=V", "action": "append", "default": [], "help": "set an environment variable; repeat"}),
+        ("--fresh", {"metavar": "AGE", "type": duration,
+                     "help": "start nothing if the last run finished within this time (6h), or runs now"}),
+        ("--timeout", {"metavar": "T", "type": duration, "help": "end its whole tree after this time (90s, 1h)"}),
+        ("--startsecs", {"metavar": "S", "type": duration, "default": STARTSECS,
+                         "help": "watch for an early end so long; default %(default)s s"}),
+        ("--merge", {"action": "store_true", "help": "stderr goes to stdout.log too, in order"}),
+        ("--wait", {"action": "store_true", "help": "wait for its end, and exit with its exit code"}),
+        ("command", {"metavar": "-- COMMAND", "nargs": "...", "help": "the command and its arguments"})],
+        "run --id sync -- rsync -a src/ dst/\n"
+        "run --id build -c 'make && make install'\n"
+        "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh\n"),
+    "status": (verb_status, "show everything about a job", [ID, RUN_NUMBER],
+               "status backup\nstatus backup --run 3\nstatus backup --json\n"),
+    "list": (verb_list, "show all jobs, the last started last", [
+        STATUS_OPTION, ID_GLOB, ("-n", {"metavar": "N", "type": count, "help": "only the last N"})],
+        "list\nlist --status failed,lost\nlist --id 'backup-*' -n 5 --json\n"),
+    "logs": (verb_logs, "print what a job wrote, byte for byte: stdout to stdout, stderr to stderr", [
+        ID, RUN_NUMBER,
+        ("--stdout", {"dest": "only", "action": "store_const", "const": "stdout", "help": "only its stdout"}),
+        ("--stderr", {"dest": "only", "action": "store_const", "const": "stderr", "help": "only its stderr, to stdout"}),
+        ("-n", {"metavar": "LINES", "type": count, "help": "only the last lines of each"})],
+        "logs backup\nlogs backup --stderr -n 20\nlogs backup --run 3 > old.txt\n"),
+    "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", [
+        IDS, ("--timeout", {"metavar": "T", "type": duration, "help": "give up after this time, with exit code 124"})],
+        "wait backup\nwait build test --timeout 15m && echo both fine\n"),
+    "stop": (verb_stop, "end all processes of jobs", [
+        IDS,
+        ("--grace", {"metavar": "S", "type": duration, "default": GRACE,
+                     "help": "kill what is left after this time; default %(default)s s"}),
+        ("--signal", {"metavar": "NAME", "default": "TERM", "help": "ask by this signal first; default TERM"})],
+        "stop backup\nstop web worker --grace 30s --signal INT\n"),
+    "history": (verb_history, "show the runs of a job, the newest last", [ID], "history backup\nhistory backup --json\n"),
+    "remove": (verb_remove, "delete jobs that have ended, with their logs", [IDS], "remove backup\n"),
+    "prune": (verb_prune, "delete old runs", [
+        ("--older-than", {"metavar": "AGE", "type": duration, "help": "those that ended longer ago (30d)"}),
+        ("--keep", {"metavar": "N", "type": count, "help": "those beyond the newest N of each job"}),
+        STATUS_OPTION, ID_GLOB],
+        "prune --older-than 30d\nprune --keep 3 --id 'backup-*'\n")}
+
+
+def program_name() -> str:
+    """Return how the user called us, to show in help."""
+    name = os.path.basename(sys.argv[0])
+    return "python3 " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
+
+
+def make_parser(verb: "Optional[str]") -> "Any":
+    """Return the parser of one verb, or of what comes before the verb."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> "NoReturn":
+            complain("%s; see `%s --help`" % (message, self.prog))
+            self.exit(EXIT_USAGE)
+
+    def examples(lines: str) -> str:
+        return "examples:\n" + "".join(["  %s %s\n" % (program, line) for line in lines.splitlines()])
+
+    program = program_name()
+    options: "Dict[str, Any]" = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    if verb is None:
+        parser = Parser(prog=program, usage="%(prog)s [--db DIR] VERB ...", description=(
+            "Run, track, log and stop external commands, without a daemon.\n\nverbs:\n"
+            + "".join(["  %-9s %s\n" % (name, VERBS[name][1]) for name in VERBS])
+            + "\nexit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n"
+              "126/127 the command could not be started; `wait` and `run --wait`: the job's own"),
+            epilog=examples("run --id hello -- echo 'hello, world'\nlist\nlogs hello\nVERB --help\n"), **options)
+        parser.add_argument("--version", action="version", version="nodejobs " + __version__)
+        parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        parser.add_argument("--db", metavar="DIR", help="where the jobs are kept; default %s"
+                            % "$NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs")
+        return parser
+    _, text, arguments, lines = VERBS[verb]
+    parser = Parser(prog=program + " " + verb, description=text[0].upper() + text[1:] + ".",
+                    epilog=examples(lines), **options)
+    parser.add_argument("--db", metavar="DIR", default=argparse.SUPPRESS, help="where the jobs are kept")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    for flag, settings in arguments:
+        parser.add_argument(flag, **settings)
+    return parser
+
+
+def dispatch(words: "List[str]") -> int:
+    """Do what the command line says; return the exit code."""
+    parser = make_parser(None)
+    top = parser.parse_args(words)
+    if not top.words:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    verb = top.words[0]
+    if verb not in VERBS:
+        import difflib
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near
+                                                       else "there are " + ", ".join(VERBS)))
+    options = make_parser(verb).parse_args(top.words[1:], top)
+    status = VERBS[verb][0](Jobs(options.db), options)
+    sys.stdout.flush()
+    return int(status)
+
+
+def main(argv: "Optional[List[str]]" = None) -> int:
+    """Run the command line; return its exit code (0, 2, 124 to 127, or a job's own)."""
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:  # argparse has said what there is to say
+        return int(stop.code or 0)
+    except SchemaError as error:
+        complain(str(error))
+        return EXIT_USAGE
+    except NodejobsError as error:
+        complain(str(error))
+        return EXIT_ERROR
+    except BrokenPipeError:
+        # Whoever read our output has enough. What Python still holds back must not raise at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SIGNAL + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return EXIT_SIGNAL + signal.SIGINT
+
+
+# The original nodejobs was a package: `from nodejobs.jobs import Jobs` and `from nodejobs.jobdb import
+# JobRecord` go on working. (An import of a.b imports a and then looks for a.b in sys.modules.)
+for _part in ("jobs", "jobdb") if __name__ in sys.modules and __name__ != "__main__" else ():
+    sys.modules[__name__ + "." + _part] = sys.modules[__name__]
+
+if __name__ == "__main__":
+    sys.exit(main())
