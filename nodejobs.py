@@ -62,7 +62,6 @@ its session *and* scrubbed its environment *and* was orphaned before anybody loo
 """
 
 import errno
-import json
 import os
 import sys
 import time
@@ -74,6 +73,7 @@ if TYPE_CHECKING:
                         Tuple, Type, Union)
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
+    Option = Tuple[str, str, Any, Any, str]
 
 __version__ = "1.0.0"
 __all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "NodejobsError",
@@ -150,16 +150,18 @@ def epoch_time(text: "Optional[str]") -> "Optional[float]":
     """Read what `iso_time` wrote; None for anything else."""
     import datetime
     try:
-        moment = datetime.datetime.strptime(text or "", "%Y-%m-%dT%H:%M:%S.%fZ")
+        year, month, day, hour, minute, second, millisecond = [
+            int((text or "")[start:end]) for start, end in ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19), (20, 23))]
+        return datetime.datetime(year, month, day, hour, minute, second, millisecond * 1000,
+                                 datetime.timezone.utc).timestamp()
     except ValueError:
         return None
-    return moment.replace(tzinfo=datetime.timezone.utc).timestamp()
 
 
 def to_json(value: "Any") -> str:
     """Write None, a bool, number, text, list or dict as compact ASCII JSON.
 
-    The one writer of journals: the monitor is too lean to import json.
+    Ours because the monitor is too lean to import json.
     """
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
@@ -182,6 +184,36 @@ def to_json(value: "Any") -> str:
     if isinstance(value, (list, tuple)):
         return "[%s]" % ",".join([to_json(item) for item in value])
     raise TypeError("%s is not JSON: %r" % (type(value).__name__, value))
+
+
+def json_reader() -> "Any":
+    """Return a function that reads one JSON text, and raises ValueError where it is none.
+
+    It is the scanner in C that json.loads uses, without the json package around it: that imports
+    regular expressions for its half in Python, and so doubles the time of every command line.
+    """
+    try:
+        from _json import make_scanner
+        options: "Dict[str, Any]" = {"strict": True, "object_hook": None, "object_pairs_hook": None, "array_hook": None,
+                   "parse_float": float, "parse_int": int, "parse_constant": float, "memo": {}}
+        context: "Any" = type("Context", (), options)
+        scan = make_scanner(context)
+    except (ImportError, AttributeError, TypeError):
+        from json import loads
+        return loads
+
+    def read(text: str) -> "Any":
+        try:
+            value, end = scan(text, 0)
+        except (StopIteration, RecursionError):
+            end = -1
+        if end != len(text):
+            raise ValueError("no JSON: %.60r" % text)
+        return value
+    return read
+
+
+read_json = json_reader()
 
 
 def signal_name(number: int) -> str:
@@ -890,12 +922,12 @@ def fold(journal: bytes) -> "Dict[str, Any]":
     """Merge a journal's lines into one state (rule 2)."""
     lines = journal.decode("utf-8", "replace").split("\n")[:-1]  # what follows the last newline is torn
     try:
-        entries = json.loads("[" + ",".join(lines) + "]")  # one call for all lines: twice as fast as each alone
+        entries = read_json("[" + ",".join(lines) + "]")  # one call for all lines: twice as fast as each alone
     except ValueError:
         entries = []
         for line in lines:
             try:
-                entries.append(json.loads(line))
+                entries.append(read_json(line))
             except ValueError:
                 pass
     state: "Dict[str, Any]" = {}
@@ -1842,16 +1874,14 @@ def duration(text: str) -> float:
     scale = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
     number = text[:-1] if scale else text
     if not number.replace(".", "", 1).isdecimal():
-        import argparse
-        raise argparse.ArgumentTypeError("%r is not a duration; say 90, 90s, 15m, 6h or 7d" % text)
+        raise SchemaError("%r is not a duration; say 90, 90s, 15m, 6h or 7d" % text)
     return float(number) * (scale or 1)
 
 
 def count(text: str) -> int:
     """Read a number, 0 or more."""
     if not text.isdecimal():
-        import argparse
-        raise argparse.ArgumentTypeError("%r is not a number, 0 or more" % text)
+        raise SchemaError("%r is not a number, 0 or more" % text)
     return int(text)
 
 
@@ -1870,7 +1900,15 @@ def complain(text: str) -> None:
 
 
 def say_json(value: "Any") -> None:
-    say(json.dumps(value, indent=2))
+    """Print a record, or a list of them: a line for every key."""
+    if isinstance(value, list):
+        say("[%s]" % ",\n ".join([json_lines(record, "  ") for record in value]))
+    else:
+        say(json_lines(value, "  "))
+
+
+def json_lines(record: "Dict[str, Any]", indent: str) -> str:
+    return "{\n%s\n}" % ",\n".join([indent + to_json(key) + ": " + to_json(record[key]) for key in record])
 
 
 def printable(text: str) -> str:
@@ -2025,7 +2063,7 @@ def job_exit_code(record: JobRecord) -> int:
             return EXIT_ERROR
     if record.exit_code is None:
         return EXIT_ERROR
-    return EXIT_TIMEOUT if record.status == FAILED and record.exit_code == 0 else record.exit_code
+    return EXIT_TIMEOUT if record.status == FAILED and record.exit_code == 0 else int(record.exit_code)
 
 
 def show(records: "List[Any]", ids: "Sequence[str]", as_json: bool) -> None:
@@ -2038,8 +2076,7 @@ def show(records: "List[Any]", ids: "Sequence[str]", as_json: bool) -> None:
 
 
 def verb_run(jobs: Jobs, options: "Any") -> int:
-    words = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if bool(words) == (options.shell is not None):
+    if bool(options.words) == (options.c is not None):
         raise SchemaError("say what to run: either -- COMMAND and its arguments, or -c 'shell line'")
     envs = {}
     for pair in options.env:
@@ -2048,7 +2085,7 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
             raise SchemaError("--env takes NAME=VALUE, not %r" % pair)
         envs[key] = value
     before = iso_time(time.time())
-    record = jobs.run(words or options.shell, options.id, options.cwd, envs, startsecs=options.startsecs,
+    record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
                       fresh_for=options.fresh, timeout=options.timeout, merge=options.merge)
     if not options.json and options.fresh is not None and (record.started_at or before) < before:
         complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
@@ -2080,20 +2117,26 @@ def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_js
                 sys.stdout.flush()
     except KeyboardInterrupt:
         complain("no longer waiting for %s, which goes on" % job_id)
-        return EXIT_SIGNAL + signal.SIGINT
+        return EXIT_SIGNAL + int(signal.SIGINT)
     if as_json:
         show(records, ids, True)
     return code
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
-    return wait_for(jobs, options.ids, options.timeout, options.json)
+    return wait_for(jobs, options.words, options.timeout, options.json)
+
+
+def find(jobs: Jobs, options: "Any") -> "Any":
+    """Return the record of the job and run that the command line names."""
+    record = jobs.get_status(options.words[0], options.run)
+    if record is None:
+        raise UnknownJob(options.words[0], options.run, jobs.db_path)
+    return record
 
 
 def verb_status(jobs: Jobs, options: "Any") -> int:
-    record = jobs.get_status(options.id, options.run)
-    if record is None:
-        raise UnknownJob(options.id, options.run, jobs.db_path)
+    record = find(jobs, options)
     if options.json:
         say_json(record)
         return 0
@@ -2129,7 +2172,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
 
 
 def filter_of(options: "Any") -> "Dict[str, Any]":
-    wanted = {}  # type: Dict[str, Any]
+    wanted: "Dict[str, Any]" = {}
     if options.status:
         wanted["status"] = [status for text in options.status for status in text.split(",")]
     if options.id:
@@ -2157,9 +2200,9 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
 
 
 def verb_history(jobs: Jobs, options: "Any") -> int:
-    records = jobs.history(options.id)
+    records = jobs.history(options.words[0])
     if not records:
-        raise UnknownJob(options.id, None, jobs.db_path)
+        raise UnknownJob(options.words[0], None, jobs.db_path)
     if options.json:
         say_json(records)
     else:
@@ -2173,17 +2216,16 @@ def verb_history(jobs: Jobs, options: "Any") -> int:
 
 
 def verb_logs(jobs: Jobs, options: "Any") -> int:
-    record = jobs.get_status(options.id, options.run)
-    if record is None:
-        raise UnknownJob(options.id, options.run, jobs.db_path)
+    record = find(jobs, options)
     if options.json:
-        stdout, stderr = jobs.job_logs(options.id, record.run)
+        stdout, stderr = jobs.job_logs(record.self_id, record.run)
         say_json({"self_id": record.self_id, "run": record.run, "stdout": stdout, "stderr": stderr})
         return 0
+    only = None if options.stdout == options.stderr else "stdout" if options.stdout else "stderr"
     for name, path, stream in (("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)):
-        if options.only not in (None, name):
+        if only not in (None, name):
             continue
-        raw = getattr(sys.stdout if options.only else stream, "buffer")
+        raw = getattr(sys.stdout if only else stream, "buffer")
         if options.n is not None:
             raw.write(tail(path, options.n))
         else:
@@ -2223,11 +2265,11 @@ def verb_stop(jobs: Jobs, options: "Any") -> int:
         if record is None:
             raise UnknownJob(job_id, None, jobs.db_path)
         return record
-    return each(options.ids, stop, options.json)
+    return each(options.words, stop, options.json)
 
 
 def verb_remove(jobs: Jobs, options: "Any") -> int:
-    return each(options.ids, jobs.remove, options.json)
+    return each(options.words, jobs.remove, options.json)
 
 
 def verb_prune(jobs: Jobs, options: "Any") -> int:
@@ -2239,57 +2281,56 @@ def verb_prune(jobs: Jobs, options: "Any") -> int:
     return 0
 
 
-ID = ("id", {"metavar": "ID", "help": "the job's id"})
-IDS = ("ids", {"metavar": "ID", "nargs": "+", "help": "ids of jobs"})
-RUN_NUMBER = ("--run", {"metavar": "N", "type": count, "help": "this run of it; by default the newest"})
-STATUS_OPTION = ("--status", {"metavar": "S", "action": "append", "help": "only these: running, failed,lost, fail* ..."})
-ID_GLOB = ("--id", {"metavar": "GLOB", "help": "only ids like 'backup-*'"})
+# An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
+# as default it may be given several times.
+DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs,\n"
+                                "or ~/.local/state/nodejobs")
+HELP = ("--help", "", None, False, "show this")
+JSON = ("--json", "", None, False, "print JSON and nothing else")
+RUN_NUMBER = ("--run", "N", count, None, "this run of it; default the newest")
+STATUS: "Option" = ("--status", "S", str, [], "only these: running, or failed,lost or 'fail*'")
+ID_GLOB = ("--id", "GLOB", str, None, "only ids like 'backup-*'")
 
-# verb: (function, what it does, its arguments, examples)
-VERBS: "Dict[str, Tuple[Any, str, List[Tuple[str, Dict[str, Any]]], str]]" = {
-    "run": (verb_run, "start a command", [
-        ("--id", {"metavar": "ID", "help": "the job's id; by default one is made up"}),
-        ("-c", {"metavar": "LINE", "dest": "shell", "help": "a shell command line, instead of a command"}),
-        ("--cwd", {"metavar": "DIR", "help": "working directory of the command"}),
-        ("--env", {"metavar": "K=V", "action": "append", "default": [], "help": "set an environment variable; repeat"}),
-        ("--fresh", {"metavar": "AGE", "type": duration,
-                     "help": "start nothing if the last run finished within this time (6h), or runs now"}),
-        ("--timeout", {"metavar": "T", "type": duration, "help": "end its whole tree after this time (90s, 1h)"}),
-        ("--startsecs", {"metavar": "S", "type": duration, "default": STARTSECS,
-                         "help": "watch for an early end so long; default %(default)s s"}),
-        ("--merge", {"action": "store_true", "help": "stderr goes to stdout.log too, in order"}),
-        ("--wait", {"action": "store_true", "help": "wait for its end, and exit with its exit code"}),
-        ("command", {"metavar": "-- COMMAND", "nargs": "...", "help": "the command and its arguments"})],
-        "run --id sync -- rsync -a src/ dst/\n"
-        "run --id build -c 'make && make install'\n"
-        "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh\n"),
-    "status": (verb_status, "show everything about a job", [ID, RUN_NUMBER],
-               "status backup\nstatus backup --run 3\nstatus backup --json\n"),
-    "list": (verb_list, "show all jobs, the last started last", [
-        STATUS_OPTION, ID_GLOB, ("-n", {"metavar": "N", "type": count, "help": "only the last N"})],
-        "list\nlist --status failed,lost\nlist --id 'backup-*' -n 5 --json\n"),
-    "logs": (verb_logs, "print what a job wrote, byte for byte: stdout to stdout, stderr to stderr", [
-        ID, RUN_NUMBER,
-        ("--stdout", {"dest": "only", "action": "store_const", "const": "stdout", "help": "only its stdout"}),
-        ("--stderr", {"dest": "only", "action": "store_const", "const": "stderr", "help": "only its stderr, to stdout"}),
-        ("-n", {"metavar": "LINES", "type": count, "help": "only the last lines of each"})],
-        "logs backup\nlogs backup --stderr -n 20\nlogs backup --run 3 > old.txt\n"),
-    "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", [
-        IDS, ("--timeout", {"metavar": "T", "type": duration, "help": "give up after this time, with exit code 124"})],
-        "wait backup\nwait build test --timeout 15m && echo both fine\n"),
-    "stop": (verb_stop, "end all processes of jobs", [
-        IDS,
-        ("--grace", {"metavar": "S", "type": duration, "default": GRACE,
-                     "help": "kill what is left after this time; default %(default)s s"}),
-        ("--signal", {"metavar": "NAME", "default": "TERM", "help": "ask by this signal first; default TERM"})],
-        "stop backup\nstop web worker --grace 30s --signal INT\n"),
-    "history": (verb_history, "show the runs of a job, the newest last", [ID], "history backup\nhistory backup --json\n"),
-    "remove": (verb_remove, "delete jobs that have ended, with their logs", [IDS], "remove backup\n"),
-    "prune": (verb_prune, "delete old runs", [
-        ("--older-than", {"metavar": "AGE", "type": duration, "help": "those that ended longer ago (30d)"}),
-        ("--keep", {"metavar": "N", "type": count, "help": "those beyond the newest N of each job"}),
-        STATUS_OPTION, ID_GLOB],
-        "prune --older-than 30d\nprune --keep 3 --id 'backup-*'\n")}
+# verb: (function, what it does, what it takes, its options, examples)
+VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
+    "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
+        ("--id", "ID", str, None, "the job's id; by default one is made up"),
+        ("-c", "LINE", str, None, "a shell command line, instead of a command"),
+        ("--cwd", "DIR", str, None, "working directory of the command"),
+        ("--env", "NAME=VALUE", str, [], "set an environment variable; may be repeated"),
+        ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
+        ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
+        ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
+        ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
+        ("--wait", "", None, False, "wait for its end, and exit with its exit code")],
+        ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
+         "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),
+    "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
+               ["status backup", "status backup --run 3", "status backup --json"]),
+    "list": (verb_list, "show all jobs, the last started last", "", [
+        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N")],
+        ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
+    "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
+        RUN_NUMBER,
+        ("--stdout", "", None, False, "only its stdout"),
+        ("--stderr", "", None, False, "only its stderr (to stdout)"),
+        ("-n", "LINES", count, None, "only the last lines of each")],
+        ["logs backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
+    "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", "ID...", [
+        ("--timeout", "TIME", duration, None, "give up after this time, with exit code 124")],
+        ["wait backup", "wait build test --timeout 15m && echo both are fine"]),
+    "stop": (verb_stop, "end all processes of jobs", "ID...", [
+        ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
+        ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
+        ["stop backup", "stop web worker --grace 30s --signal INT"]),
+    "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
+                ["history backup", "history backup --json"]),
+    "remove": (verb_remove, "delete jobs that have ended, with their logs", "ID...", [], ["remove backup"]),
+    "prune": (verb_prune, "delete old runs, and jobs of which none is left", "", [
+        ("--older-than", "AGE", duration, None, "those that ended longer ago than this: 30d"),
+        ("--keep", "N", count, None, "those beyond the newest N of each job"),
+        STATUS, ID_GLOB],
+        ["prune --older-than 30d", "prune --keep 3 --id 'backup-*'"])}
 
 
 def program_name() -> str:
@@ -2298,67 +2339,110 @@ def program_name() -> str:
     return "python3 " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
 
 
-def make_parser(verb: "Optional[str]") -> "Any":
-    """Return the parser of one verb, or of what comes before the verb."""
-    import argparse
+def option_help(options: "Sequence[Option]") -> str:
+    lines = ["  %-20s %s" % ((flag + " " + takes).rstrip(), text) for flag, takes, _, _, text in options]
+    return "".join([line.replace("\n", "\n" + " " * 23) + "\n" for line in lines])
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> "NoReturn":
-            complain("%s; see `%s --help`" % (message, self.prog))
-            self.exit(EXIT_USAGE)
 
-    def examples(lines: str) -> str:
-        return "examples:\n" + "".join(["  %s %s\n" % (program, line) for line in lines.splitlines()])
-
+def main_help() -> str:
     program = program_name()
-    options: "Dict[str, Any]" = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    if verb is None:
-        parser = Parser(prog=program, usage="%(prog)s [--db DIR] VERB ...", description=(
-            "Run, track, log and stop external commands, without a daemon.\n\nverbs:\n"
-            + "".join(["  %-9s %s\n" % (name, VERBS[name][1]) for name in VERBS])
-            + "\nexit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n"
-              "126/127 the command could not be started; `wait` and `run --wait`: the job's own"),
-            epilog=examples("run --id hello -- echo 'hello, world'\nlist\nlogs hello\nVERB --help\n"), **options)
-        parser.add_argument("--version", action="version", version="nodejobs " + __version__)
-        parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-        parser.add_argument("--db", metavar="DIR", help="where the jobs are kept; default %s"
-                            % "$NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs")
-        return parser
-    _, text, arguments, lines = VERBS[verb]
-    parser = Parser(prog=program + " " + verb, description=text[0].upper() + text[1:] + ".",
-                    epilog=examples(lines), **options)
-    parser.add_argument("--db", metavar="DIR", default=argparse.SUPPRESS, help="where the jobs are kept")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    for flag, settings in arguments:
-        parser.add_argument(flag, **settings)
-    return parser
+    examples = ["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"]
+    return ("usage: %s [--db DIR] VERB ...\n\nRun, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
+            "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting; 126 or 127 the\n"
+            "command could not be started; of `wait` and `run --wait`, the job's own\n\nexamples:\n%s" % (
+                program, "".join(["  %-20s %s\n" % (verb, VERBS[verb][1]) for verb in VERBS]),
+                option_help([DB, HELP, ("--version", "", None, False, "show the version")]),
+                "".join(["  %s %s\n" % (program, line) for line in examples])))
+
+
+def verb_help(verb: str) -> str:
+    _, text, takes, options, examples = VERBS[verb]
+    program = program_name()
+    return "usage: %s %s [OPTION]... %s\n\n%s.\n\n%s\nexamples:\n%s" % (
+        program, verb, takes, text[0].upper() + text[1:], option_help([*options, JSON, DB, HELP]),
+        "".join(["  %s %s\n" % (program, line) for line in examples]))
+
+
+class Options:
+    """The options of a command line as attributes, and its other `words`."""
+
+    def __init__(self, words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -> None:
+        # Ours, because argparse and getopt import regular expressions, gettext and more: on a small
+        # machine they would cost every call more than all the rest.
+        flags = {option[0]: option for option in known}
+        self.words: "List[str]" = []
+        for flag, _, _, default, _ in known:
+            self.put(flag, list(default) if isinstance(default, list) else default)
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            if word == "--" or not intermixed and (word[:1] != "-" or word == "-"):
+                self.words += rest if word == "--" else [word] + rest
+                return
+            if word[:1] != "-" or word == "-":
+                self.words.append(word)
+                continue
+            flag, equals, value = word.partition("=") if word[:2] == "--" else (word[:2], word[2:], word[2:])
+            flag = "--help" if flag == "-h" else flag
+            if flag not in flags:
+                import difflib
+                near = difflib.get_close_matches(flag, flags, 1)
+                raise SchemaError("there is no option %s%s" % (flag, ", did you mean %s?" % near[0] if near else ""))
+            flag, takes, read, default, _ = flags[flag]
+            if not takes and equals:
+                raise SchemaError("%s takes no value" % flag)
+            if takes and not equals:
+                if not rest:
+                    raise SchemaError("%s takes %s" % (flag, takes))
+                value = rest.pop(0)
+            try:
+                given: "Any" = read(value) if takes else True
+            except SchemaError as error:
+                raise SchemaError("%s: %s" % (flag, error)) from None
+            self.put(flag, self.get(flag) + [given] if isinstance(default, list) else given)
+
+    def get(self, flag: str) -> "Any":
+        return getattr(self, flag.lstrip("-").replace("-", "_"))
+
+    def put(self, flag: str, value: "Any") -> None:
+        setattr(self, flag.lstrip("-").replace("-", "_"), value)
 
 
 def dispatch(words: "List[str]") -> int:
     """Do what the command line says; return the exit code."""
-    parser = make_parser(None)
-    top = parser.parse_args(words)
-    if not top.words:
-        parser.print_help(sys.stderr)
-        return EXIT_USAGE
+    top: "Any" = Options(words, [DB, HELP, ("--version", "", None, False, "")], False)
+    if top.version:
+        say("nodejobs " + __version__)
+        return 0
+    if top.help or not top.words:
+        (sys.stdout if top.help else sys.stderr).write(main_help())
+        return 0 if top.help else EXIT_USAGE
     verb = top.words[0]
     if verb not in VERBS:
         import difflib
         near = difflib.get_close_matches(verb, VERBS, 1)
         raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near
                                                        else "there are " + ", ".join(VERBS)))
-    options = make_parser(verb).parse_args(top.words[1:], top)
-    status = VERBS[verb][0](Jobs(options.db), options)
+    function, _, takes, known, _ = VERBS[verb]
+    try:
+        options: "Any" = Options(top.words[1:], [*known, JSON, DB, HELP], intermixed=verb != "run")
+        if options.help:
+            sys.stdout.write(verb_help(verb))
+            return 0
+        if verb != "run" and (len(options.words) > (9999 if takes == "ID..." else len(takes.split()))
+                              or takes and not options.words):
+            raise SchemaError("%s takes %s, not %r" % (verb, takes or "no more words", " ".join(options.words)))
+        code: int = function(Jobs(options.db or top.db), options)
+    except SchemaError as error:
+        raise SchemaError("%s; see `%s %s --help`" % (error, program_name(), verb)) from None
     sys.stdout.flush()
-    return int(status)
+    return code
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
     """Run the command line; return its exit code (0, 2, 124 to 127, or a job's own)."""
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
-    except SystemExit as stop:  # argparse has said what there is to say
-        return int(stop.code or 0)
     except SchemaError as error:
         complain(str(error))
         return EXIT_USAGE
@@ -2368,9 +2452,9 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has enough. What Python still holds back must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_SIGNAL + signal.SIGPIPE
+        return EXIT_SIGNAL + int(signal.SIGPIPE)
     except KeyboardInterrupt:
-        return EXIT_SIGNAL + signal.SIGINT
+        return EXIT_SIGNAL + int(signal.SIGINT)
 
 
 # The original nodejobs was a package: `from nodejobs.jobs import Jobs` and `from nodejobs.jobdb import
