@@ -851,9 +851,15 @@ platform: "Platform" = Linux() if sys.platform.startswith("linux") else Posix()
 
 # ------ 4. store ------
 
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
+PLAIN = "abcdefghijklmnopqrstuvwxyz0123456789._-"
 RESERVED = frozenset(["con", "prn", "aux", "nul"] + [port + digit for port in ("com", "lpt") for digit in "0123456789"])
 NAME_BYTES = 255
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a job id is itself the name of its directory."""
+    return (not name.strip(PLAIN) and name[0] not in ".-" and name[-1] != "."
+            and name.partition(".")[0] not in RESERVED and len(name) <= NAME_BYTES)
 
 
 def escape_id(job_id: str) -> str:
@@ -866,6 +872,8 @@ def escape_id(job_id: str) -> str:
     """
     if not isinstance(job_id, str) or not job_id:
         raise SchemaError("a job id must be a text of at least one character, not %r" % (job_id,))
+    if is_plain(job_id):
+        return job_id
     try:
         # surrogateescape: an id from the command line may hold bytes that are no UTF-8
         raw = job_id.encode("utf-8", "surrogateescape")
@@ -890,6 +898,8 @@ def escape_id(job_id: str) -> str:
 
 def unescape_id(name: str) -> "Optional[str]":
     """Turn a directory's name back into the job id; None if we would not have made that name."""
+    if is_plain(name):
+        return name
     raw, rest = bytearray(), name
     try:
         while rest:
@@ -920,12 +930,13 @@ def read_journal(path: str) -> "Optional[bytes]":
 
 def fold(journal: bytes) -> "Dict[str, Any]":
     """Merge a journal's lines into one state (rule 2)."""
-    lines = journal.decode("utf-8", "replace").split("\n")[:-1]  # what follows the last newline is torn
+    text = journal.decode("utf-8", "replace")
+    text = text[:text.rfind("\n")]  # what follows the last newline is torn
     try:
-        entries = read_json("[" + ",".join(lines) + "]")  # one call for all lines: twice as fast as each alone
+        entries = read_json("[" + text.replace("\n", ",") + "]")  # one call for all lines: twice as fast as each alone
     except ValueError:
         entries = []
-        for line in lines:
+        for line in text.split("\n"):
             try:
                 entries.append(read_json(line))
             except ValueError:
@@ -1039,7 +1050,7 @@ class Store:
 
     def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord) -> None:
         self.path, self.record_class = os.path.abspath(path), record_class
-        self.kinds = {(key, kind) for key, field in record_class.fields.items() for kind in field.kinds}
+        self.kinds = {(key, kind) for key, field in record_class.fields.items() for kind in (*field.kinds, type(None))}
         self.blank = record_class.defaults()
 
     def make(self) -> None:
@@ -1058,19 +1069,19 @@ class Store:
     def run_dir(self, job_id: str, run: int) -> str:
         return "%s/%06d" % (self.job_dir(job_id), run)
 
-    def job_ids(self) -> "List[str]":
-        """Return the ids that have a directory, sorted."""
+    def job_dirs(self) -> "List[Tuple[str, str]]":
+        """Return the ids that have a directory, with its path, sorted."""
         try:
             names = os.listdir(self.path)
         except FileNotFoundError:
             return []
-        ids = [unescape_id(name) for name in names if name[0] != "."]
-        return sorted([job_id for job_id in ids if job_id is not None])
+        ids = [(unescape_id(name), name) for name in names if name[0] != "."]
+        return sorted([(job_id, self.path + "/" + name) for job_id, name in ids if job_id is not None])
 
     def runs(self, directory: str) -> "List[int]":
         """Return the numbers of the run directories in a job's directory, ascending."""
         try:
-            return sorted([int(name) for name in os.listdir(directory) if name.isdigit()])
+            return sorted(map(int, filter(str.isdecimal, os.listdir(directory))))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -1080,8 +1091,13 @@ class Store:
         `holding` says that the caller has the job's lock, so nobody else is starting it.
         """
         directory = self.job_dir(job_id)
-        for number in [run] if run is not None else reversed(self.runs(directory)):
-            record = self.read_run(job_id, directory, number, holding)
+        if run is None:
+            return self.read_newest(job_id, directory, holding)
+        return self.read_run(job_id, directory, run, holding)
+
+    def read_newest(self, job_id: str, directory: str, holding: bool = False) -> "Any":
+        for run in reversed(self.runs(directory)):
+            record = self.read_run(job_id, directory, run, holding)
             if record is not None:
                 return record
         return None
@@ -1096,10 +1112,10 @@ class Store:
             if state is None:
                 return None
         record = self.record_class.trusted(self.blank)
+        stdout_path = logdir + "/" + STDOUT_LOG
+        state.update({"self_id": job_id, "run": run, "dirname": directory.rpartition("/")[2], "logdir": logdir,
+                      "logfile": stdout_path, "stdout_path": stdout_path, "stderr_path": logdir + "/" + STDERR_LOG})
         dict.update(record, state)
-        dict.update(record, self_id=job_id, run=run, dirname=directory.rpartition("/")[2], logdir=logdir,
-                    logfile=logdir + "/" + STDOUT_LOG, stdout_path=logdir + "/" + STDOUT_LOG,
-                    stderr_path=logdir + "/" + STDERR_LOG)
         return record
 
     def state(self, logdir: str) -> "Optional[Dict[str, Any]]":
@@ -1111,11 +1127,12 @@ class Store:
         if not journal or b"\n" not in journal:
             return None
         state = fold(journal)
-        kinds = self.kinds
-        wrong = [key for key, value in state.items()
-                 if (key, type(value)) not in kinds and value is not None and key in self.blank]
-        for key in wrong:
-            del state[key]
+        wrong: "List[str]" = []
+        if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
+            fields = self.record_class.fields
+            wrong = [key for key, value in state.items() if key in fields and not fields[key].accepts(value)]
+            for key in wrong:
+                del state[key]
         if wrong or "status" not in state:
             state["error"] = "its journal is damaged; see %s/%s" % (logdir, JOURNAL)
         return state
@@ -1707,8 +1724,8 @@ class Jobs:
         wanted = self._filter(filter)
         found = JobRecordDict()
         with Translate("read", self.db_path):
-            for job_id in self.store.job_ids():
-                record = self.store.read(job_id)
+            for job_id, directory in self.store.job_dirs():
+                record = self.store.read_newest(job_id, directory)
                 if record is not None and (not wanted or wanted.matches(record)):
                     found[job_id] = record
         return found
