@@ -489,6 +489,10 @@ class Platform:
         """Wait until the process is gone; False if it still lives at the deadline."""
         raise NotImplementedError
 
+    def reap(self, pid: int, options: int) -> bool:
+        """Wait for a child process, by os.waitpid's options; False if it still runs."""
+        raise NotImplementedError
+
     def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
         """Ask a run's processes to end, kill them after `grace` seconds; return the pids that outlived even that."""
         raise NotImplementedError
@@ -600,23 +604,28 @@ class Posix(Platform):
                       job_lock: int, run_lock: str) -> bytes:
         payload_end, feed = os.pipe()
         report, report_end = os.pipe()
+        pid = None
         try:
             try:
                 pid = self.spawn(argv, environment, [payload_end, report_end, job_lock])
             finally:
                 os.close(report_end)
             self.feed(feed, report, payload)
-            answer = self.await_report(report, pid, run_lock)
+            return self.await_report(report, pid, run_lock)
         finally:
             # Our copy of the pipe's reading end was kept so that writing could not raise SIGPIPE, which
             # would kill a host that has set it back to its default.
             for fd in (payload_end, feed, report):
                 os.close(fd)
+            if pid is not None:
+                self.reap(pid, 0)  # it has forked the monitor proper and is gone: no zombie stays with the host
+
+    def reap(self, pid: int, options: int) -> bool:
+        """Wait for a child; False if it still runs (with WNOHANG). One that the host has waited for is fine too."""
         try:
-            os.waitpid(pid, 0)  # it has forked the monitor proper and is gone: no zombie stays with the host
+            return os.waitpid(pid, options)[0] == pid
         except ChildProcessError:
-            pass  # the host program ignores SIGCHLD, or waited for all its children
-        return answer
+            return True
 
     def spawn(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", files: "List[int]") -> int:
         """Start a program with `files` as its descriptors 0, 1 and 2; return its pid."""
@@ -1041,8 +1050,9 @@ class JobLock:
             os.close(self.fd)
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
-        platform.drop_lock(self.fd)
-        os.close(self.fd)
+        if kind is None:
+            platform.drop_lock(self.fd)
+        os.close(self.fd)  # after an interrupt, a monitor may still be starting: it keeps the lock (rule 1)
 
 
 class Store:
@@ -1283,6 +1293,7 @@ def become_command(order: "Dict[str, Any]", files: "Tuple[int, int, int]", go: i
         environment: "Dict[Any, Any]" = dict(os.environ)
         environment.setdefault(b"PYTHONUNBUFFERED", b"1")
         environment.update(order["environment"])
+        environment = {key: value for key, value in environment.items() if value is not None}
         what = b"execute " + order["argv"][0]
         missing: "Optional[OSError]" = None
         for program in order["programs"]:
@@ -1503,22 +1514,17 @@ def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[byte
     return shown, [os.fsencode(word) for word in words]
 
 
-def job_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[bytes, bytes]":
-    """Return our environment with `envs` on top (None unsets), less what an enclosing job left in it."""
-    environment = dict(os.environb)
+def check_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[bytes, Optional[bytes]]":
+    """Return environment variables as exec takes them; None unsets one. Raises SchemaError."""
+    changes: "Dict[bytes, Optional[bytes]]" = {}
     for key, value in (envs or {}).items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
             raise SchemaError("envs: %r cannot be the name of an environment variable" % (key,))
-        if value is None:
-            environment.pop(os.fsencode(key), None)
-        elif isinstance(value, str) and "\0" not in value:
-            environment[os.fsencode(key)] = os.fsencode(value)
-        else:
+        if value is not None and (not isinstance(value, str) or "\0" in value):
             raise SchemaError("envs: the value of %s must be text without NUL (or None, to unset it), not %s"
                               % (key, type(value).__name__))
-    for name in (b"ID", b"RUN", b"DB", b"COOKIE"):
-        environment.pop(b"NODEJOBS_" + name, None)
-    return environment
+        changes[os.fsencode(key)] = None if value is None else os.fsencode(value)
+    return changes
 
 
 def user_name() -> str:
@@ -1535,8 +1541,8 @@ class Jobs:
     `db_path`: where; by default $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs.
     `verbose`: say on stderr what is started and stopped. `keep`: how many runs of each job to keep.
 
-    Nothing is made, started or locked until `run` is called. An instance holds no state of its own: any
-    number of threads and processes may use the same directory at once.
+    Nothing is made, started or locked until `run` is called. All state is in the directory: any number of
+    threads and processes may use it at once.
     Raises StoreError where the directory cannot be used, SchemaError (a ValueError) for bad arguments.
     """
 
@@ -1551,6 +1557,13 @@ class Jobs:
             raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
         self.store = Store(os.fsdecode(db_path) if db_path is not None else default_db_path(), self.record_class)
         self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
+        self._adopted: "List[int]" = []
+
+    def _reap(self) -> None:
+        """Wait for monitors that became our children, which happens where we are PID 1 of a container."""
+        for pid in list(self._adopted):
+            if platform.reap(pid, os.WNOHANG) and pid in self._adopted:
+                self._adopted.remove(pid)
 
     def run(self, command: "Command", job_id: "Optional[str]" = None,
             cwd: "Union[None, str, os.PathLike[str]]" = None, envs: "Optional[Mapping[str, Optional[str]]]" = None,
@@ -1578,7 +1591,7 @@ class Jobs:
         check_seconds("startsecs", startsecs)
         check_seconds("fresh_for", fresh_for)
         check_seconds("timeout", timeout, least=0.001)
-        environment = job_environment(envs)
+        changes = check_environment(envs)
         entry = self._first_line(shown, cwd, timeout, merge, fields)
         with Translate("write to", self.db_path):
             self.store.make()
@@ -1594,10 +1607,14 @@ class Jobs:
                 run = self.store.new_run(job_id)
                 entry.update(self_id=job_id, run=run)
                 self.store.append(job_id, run, entry)
-                self._start(entry, argv, environment, startsecs if isinstance(shown, str) else 0.0, cwd is not None,
+                self._start(entry, argv, changes, startsecs if isinstance(shown, str) else 0.0, cwd is not None,
                             lock)
+                started = self.store.read(job_id, run, holding=True)
+                if started.monitor_pid is not None and not platform.reap(started.monitor_pid, os.WNOHANG):
+                    self._adopted.append(started.monitor_pid)
                 self._forget_old_runs(job_id)
-            record = self._await(self.store.read(job_id, run), time.monotonic() + startsecs)
+            record = self._await(started, time.monotonic() + startsecs) or started
+        self._reap()
         self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, run, record.last_pid))
         return record
 
@@ -1641,7 +1658,7 @@ class Jobs:
         ended_at = epoch_time(record.ended_at)
         return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
-    def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", environment: "Dict[bytes, bytes]",
+    def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", changes: "Dict[bytes, Optional[bytes]]",
                shell_startsecs: float, change_directory: bool, lock: int) -> None:
         """Start the run's monitor; return when the journal has the outcome of the start."""
         job_id, run = entry["self_id"], entry["run"]
@@ -1649,8 +1666,13 @@ class Jobs:
             raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
                                 "of version %s" % sys.version.split()[0])
         directory = self.store.run_dir(job_id, run)
-        path = environment.get(b"PATH", os.defpath.encode())
-        plain = b"/" in argv[0]
+        # The monitor has our environment, less what an enclosing job left in it; the command's changes come
+        # with the order, so that they neither disturb the monitor nor show in its /proc/PID/environ.
+        environment = {key: value for key, value in os.environb.items() if not key.startswith(b"NODEJOBS_")}
+        changes.update({b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"), b"NODEJOBS_RUN": b"%d" % run,
+                        b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
+        path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
+        given = b"/" in argv[0]
         try:
             import resource
             has_rusage = bool(resource)
@@ -1658,12 +1680,9 @@ class Jobs:
             has_rusage = False
         order = {
             "directory": os.fsencode(directory), "argv": argv, "has_rusage": has_rusage,
-            "programs": argv[:1] if plain else [(part or b".") + b"/" + argv[0] for part in path.split(b":")],
+            "programs": argv[:1] if given else [(part or b".") + b"/" + argv[0] for part in path.split(b":")],
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None,
-            "environment": {b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"),
-                            b"NODEJOBS_RUN": b"%d" % run, b"NODEJOBS_DB": os.fsencode(self.db_path),
-                            COOKIE_VARIABLE: entry["cookie"].encode()},
-            "merge": entry["merge"], "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
+            "environment": changes, "merge": entry["merge"], "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": shell_startsecs}
         try:
             answer = start_monitor(self.python, job_id, environment, order, lock, directory + "/" + LOCK)
@@ -1712,6 +1731,7 @@ class Jobs:
 
     def get_status(self, job_id: str, run: "Optional[int]" = None) -> "Any":
         """Return the record of a job's newest run, or of the run with that number; None if there is none."""
+        self._reap()
         with Translate("read", self.db_path):
             return self.store.read(job_id, run)
 
@@ -1721,6 +1741,7 @@ class Jobs:
         A filter is a dict over the record's keys; a value is one value, a list of values, or a glob:
         {"status": ["failed", "lost"], "self_id": "backup-*"}.
         """
+        self._reap()
         wanted = self._filter(filter)
         found = JobRecordDict()
         with Translate("read", self.db_path):
@@ -1742,7 +1763,10 @@ class Jobs:
         """
         check_seconds("timeout", timeout)
         with Translate("read", self.db_path):
-            return self._await(self.store.read(job_id), time.monotonic() + (float("inf") if timeout is None else timeout))
+            record = self.store.read(job_id)
+            record = self._await(record, time.monotonic() + (float("inf") if timeout is None else timeout))
+        self._reap()
+        return record
 
     def stop(self, job_id: str, grace: float = GRACE, signal: "Union[str, int]" = "TERM") -> "Any":
         """End all processes of a job: ask them by the signal, kill what is left after `grace` seconds.
