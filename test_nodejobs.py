@@ -1,0 +1,1852 @@
+"""Tests of nodejobs, through its public interface and its command line, with real processes.
+
+    make test            all of them
+    make cover           with coverage of the library, the monitor and the command line
+
+Every test has a store of its own; when it ends, its jobs are stopped and no process of it may be left.
+"""
+import ast
+import contextlib
+import errno
+import importlib.util
+import json
+import multiprocessing
+import os
+import pathlib
+import pickle
+import pty
+import re
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zipfile
+
+import pytest
+
+import nodejobs
+from nodejobs import (BaseData, CannotStop, Field, JobFilter, JobRecord, JobRunning, Jobs, NodejobsError, SchemaError,
+                      StoreError, UnknownJob)
+
+HERE = pathlib.Path(__file__).resolve().parent
+FILE = HERE / "nodejobs.py"
+PYTHON = sys.executable
+STATUS = JobRecord.Status
+is_root = os.getuid() == 0
+needs_root = pytest.mark.skipif(not is_root, reason="needs root, to act as several users or in a namespace")
+
+
+# ------ helpers ------
+
+def eventually(check, seconds=20.0):
+    """Return check()'s first true value; fail when there is none until the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, "never became true: %r" % (check,)
+        time.sleep(0.005)
+
+
+def is_alive(pid):
+    try:
+        state = pathlib.Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def processes_of(store):
+    """Return the pids whose environment names this store (monitors do not), less ourselves."""
+    mark, found = b"NODEJOBS_DB=" + os.fsencode(str(store)) + b"\0", []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid() and is_alive(int(name)):
+            with contextlib.suppress(OSError):
+                if mark in pathlib.Path("/proc", name, "environ").read_bytes():
+                    found.append(int(name))
+    return found
+
+
+def lines_of(path, number):
+    """Wait until a file has so many whole lines; return them."""
+    def look():
+        text = pathlib.Path(path).read_text() if os.path.exists(path) else ""
+        return text.splitlines() if text.count("\n") >= number else None
+    return eventually(look)
+
+
+def journal_of(record):
+    return [json.loads(line) for line in (pathlib.Path(record.logdir) / "journal.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "store"
+    yield path
+    jobs = Jobs(path)
+    for job_id, record in jobs.list_status().items():
+        if record.last_pid is not None and record.status != STATUS.c_lost:
+            jobs.stop(job_id, grace=0)
+    for pid in processes_of(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not processes_of(path))
+
+
+@pytest.fixture
+def jobs(store):
+    return Jobs(store)
+
+
+@pytest.fixture
+def cli(store, tmp_path):
+    """Run the command line on the test's store; return the completed process, its output as text."""
+    def run(*words, **options):
+        env = dict(os.environ, NODEJOBS_DB=str(store), **options.pop("env", {}))
+        env.pop("COLUMNS", None) if "COLUMNS" not in options.get("env", {}) else None
+        options.setdefault("timeout", 60)
+        options.setdefault("cwd", str(tmp_path))
+        return subprocess.run([PYTHON, str(FILE), *map(str, words)], env=env, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **options)
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_monitor(tmp_path_factory):
+    """Under coverage, run monitors by an interpreter that measures them too; the product has no hook for it."""
+    try:
+        import coverage
+    except ImportError:
+        coverage = None
+    if coverage is None or coverage.Coverage.current() is None:
+        yield
+        return
+    data_file = coverage.Coverage.current().get_option("run:data_file")
+    wrapper = tmp_path_factory.mktemp("wrapper") / "python"
+    wrapper.write_text(textwrap.dedent("""\
+        #!%s
+        import posix, sys
+        import coverage
+        cover = coverage.Coverage(data_file=%r, data_suffix=True, config_file=%r)
+        exit, execve = posix._exit, posix.execve
+        def saved(function):
+            def call(*arguments):
+                cover.save()
+                return function(*arguments)
+            return call
+        posix._exit, posix.execve = saved(exit), saved(execve)
+        stub = sys.argv[sys.argv.index("-c") + 1]
+        sys.argv = sys.argv[sys.argv.index("-c") + 1:]
+        cover.start()
+        exec(stub, sys.modules["__main__"].__dict__)
+        """) % (PYTHON, os.path.abspath(data_file), str(HERE / ".coveragerc")))
+    wrapper.chmod(0o755)
+    Jobs.python = str(wrapper)
+    yield
+    Jobs.python = sys.executable
+
+
+# ------ running ------
+
+def test_a_list_is_executed_as_it_is(jobs):
+    words = ["a b", "$HOME", "*", "'", '"', "\\", "", "\n", "é", "-x"]
+    jobs.run([PYTHON, "-c", "import sys; print(ascii(sys.argv[1:]))", *words], "list")
+    jobs.wait("list")
+    assert ast.literal_eval(jobs.job_logs("list")[0]) == words
+    assert jobs.get_status("list").command[3:] == words
+
+
+def test_a_string_is_a_shell_command_line(jobs):
+    record = jobs.run("echo one two | tr a-z A-Z; echo $0 >&2", "string")
+    assert record.status == STATUS.c_finished
+    assert jobs.job_logs("string") == ("ONE TWO\n", "/bin/sh\n")
+    assert record.command == "echo one two | tr a-z A-Z; echo $0 >&2"
+
+
+def test_a_made_up_id_is_readable_and_new(jobs):
+    ids = [jobs.run(command, startsecs=0).self_id for command in (["/bin/true"], ["/bin/true"], "true && true", ["./%$&"])]
+    assert len(set(ids)) == 4
+    assert [re.sub("-[a-z2-9]{4}$", "", job_id) for job_id in ids] == ["true", "true", "true", "job"]
+
+
+def test_it_runs_in_the_directory_that_was_asked_for(jobs, tmp_path):
+    (tmp_path / "sub").mkdir()
+    record = jobs.run("pwd", "here", cwd=tmp_path / "sub")
+    assert jobs.job_logs("here")[0].strip() == record.cwd == str(tmp_path / "sub")
+
+
+def test_without_a_directory_it_runs_in_ours(jobs):
+    record = jobs.run("pwd", "ours")
+    assert jobs.job_logs("ours")[0].strip() == record.cwd == os.getcwd()
+
+
+def test_a_relative_directory_is_relative_to_ours(jobs, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    jobs.run("pwd", "relative", cwd="sub")
+    assert jobs.job_logs("relative")[0].strip() == str(tmp_path / "sub")
+
+
+def test_envs_are_added_to_ours_and_none_unsets(jobs, monkeypatch):
+    monkeypatch.setenv("NODEJOBS_TEST_KEPT", "kept")
+    monkeypatch.setenv("NODEJOBS_TEST", "outer")
+    monkeypatch.setenv("UNSET_ME", "still here")
+    jobs.run("echo $INNER,$UNSET_ME,$HOME", "envs", envs={"INNER": "in ner", "UNSET_ME": None})
+    assert jobs.job_logs("envs")[0] == "in ner,,%s\n" % os.environ["HOME"]
+
+
+def test_the_command_is_found_on_the_path_of_its_own_environment(jobs, tmp_path):
+    program = tmp_path / "mine"
+    program.write_text("#!/bin/sh\necho found\n")
+    program.chmod(0o755)
+    jobs.run(["mine"], "path", envs={"PATH": "/nowhere:%s" % tmp_path})
+    assert jobs.job_logs("path")[0] == "found\n"
+    assert jobs.run(["mine"], "no-path").status == STATUS.c_failed_start
+
+
+def test_the_job_knows_who_it_is(jobs, store):
+    first = jobs.run("env", "me ω", envs={"NODEJOBS_COOKIE": "forged"})
+    env = dict(line.split("=", 1) for line in jobs.job_logs("me ω")[0].splitlines() if "=" in line)
+    assert env["NODEJOBS_ID"] == "me ω"
+    assert env["NODEJOBS_RUN"] == "1"
+    assert env["NODEJOBS_DB"] == str(store)
+    assert env["NODEJOBS_COOKIE"] == first.cookie
+    second = jobs.run("echo $NODEJOBS_RUN", "me ω")
+    assert jobs.job_logs("me ω")[0] == "2\n"
+    assert second.cookie != first.cookie
+
+
+@pytest.mark.parametrize("envs, seen", [({}, "1"), ({"PYTHONUNBUFFERED": ""}, ""), ({"PYTHONUNBUFFERED": "0"}, "0"),
+                                        ({"PYTHONUNBUFFERED": None}, "")])
+def test_python_output_is_unbuffered_unless_it_was_set(jobs, monkeypatch, envs, seen):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    jobs.run("echo $PYTHONUNBUFFERED", "python", envs=envs)
+    assert jobs.job_logs("python")[0] == seen + "\n"
+
+
+def test_stdin_is_empty(jobs):
+    assert jobs.run(["cat"], "cat").status == STATUS.c_finished
+    assert jobs.job_logs("cat") == ("", "")
+
+
+def test_the_command_has_its_own_session_no_foreign_descriptor_and_default_signals(jobs):
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        record = jobs.run(["sh", "-c", "ls -l /proc/$$/fd; cut -d' ' -f1,5,6 /proc/$$/stat; grep Sig /proc/$$/status"],
+                          "clean")
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+        os.close(reading)
+        os.close(writing)
+    output = jobs.job_logs("clean")[0]
+    files = dict(line.split()[-3::2] for line in output.splitlines() if "->" in line)
+    assert files == {"0": "/dev/null", "1": record.stdout_path, "2": record.stderr_path}
+    assert "%d %d %d\n" % (record.last_pid, record.last_pid, record.last_pid) in output
+    assert re.search(r"SigIgn:\s+0+$", output, re.M) and re.search(r"SigBlk:\s+0+$", output, re.M)
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 77, 255])
+def test_the_exit_code_is_what_the_command_returned(jobs, code):
+    record = jobs.run("exit %d" % code, "code")
+    assert (record.status, record.exit_code, record.signal) == (
+        STATUS.c_failed if code else STATUS.c_finished, code, None)
+    assert record.error == ("exit code %d" % code if code else None)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM", "SIGABRT", "SIGHUP"])
+def test_a_signal_is_told_from_an_exit_code(jobs, name):
+    record = jobs.run("kill -%s $$" % name[3:], "signal")
+    assert (record.status, record.exit_code, record.signal) == (STATUS.c_failed, None, name)
+    assert record.error == "killed by " + name
+
+
+def test_the_record_tells_when_where_and_how_much(jobs, store):
+    before = time.time()
+    record = jobs.run([PYTHON, "-c", "x = bytearray(50 << 20)\nimport time\nt = time.process_time()\n"
+                       "while time.process_time() < t + 0.1: pass"], "facts", startsecs=30)
+    assert record.ended and record.run == 1 and record.self_id == "facts"
+    assert before - 1 < nodejobs.epoch_time(record.started_at) <= nodejobs.epoch_time(record.ended_at) < time.time() + 1
+    assert 0.1 <= record.duration < 30
+    assert 0.1 <= record.cpu_seconds < 30
+    assert 50 << 10 < record.max_rss_kb < 500 << 10
+    assert record.host == os.uname().nodename
+    assert record.user == subprocess.check_output(["id", "-un"], universal_newlines=True).strip()
+    assert record.logdir == str(store / "facts" / "000001")
+    assert record.logfile == record.stdout_path == record.logdir + "/stdout.log"
+    assert record.stderr_path == record.logdir + "/stderr.log"
+    assert record.dirname == "facts"
+    assert record.monitored is None
+
+
+def test_the_record_is_the_fold_of_its_journal(jobs):
+    record = jobs.run("exit 4", "fold")
+    state = {}
+    for line in journal_of(record):
+        state.update(line)
+    assert state == {key: record[key] for key in state}
+    assert [line["status"] for line in journal_of(record) if "status" in line] == ["starting", "running", "failed"]
+
+
+def test_started_zero_seconds_returns_as_soon_as_it_runs(jobs):
+    record = jobs.run(["sleep", "30"], "sleeper", startsecs=0)
+    assert record.status == STATUS.c_running and record.monitored is True and record.exit_code is None
+    assert is_alive(record.last_pid)
+    assert pathlib.Path("/proc/%d/cmdline" % record.last_pid).read_bytes() == b"sleep\x0030\0"
+
+
+def test_run_returns_the_moment_the_command_ends(jobs):
+    began = time.monotonic()
+    assert jobs.run("sleep 0.1", "short", startsecs=30).status == STATUS.c_finished
+    assert time.monotonic() - began < 10
+
+
+def test_logs_are_exactly_the_bytes(jobs):
+    content = bytes(range(256)) * 40
+    jobs.run([PYTHON, "-c", "import os; [os.write(f, bytes(range(256)) * 40) for f in (1, 2)]"], "bytes")
+    record = jobs.wait("bytes")
+    assert pathlib.Path(record.stdout_path).read_bytes() == content
+    assert pathlib.Path(record.stderr_path).read_bytes() == content
+    assert jobs.job_logs("bytes")[0] == content.decode("utf-8", "replace")
+
+
+def test_merged_output_keeps_its_order(jobs):
+    record = jobs.run("for i in 1 2 3; do echo out $i; echo err $i >&2; done", "merged", merge=True)
+    assert jobs.job_logs("merged") == ("out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n", "")
+    assert record.merge is True
+
+
+def test_a_command_longer_than_a_pipe_arrives_whole(jobs):
+    words = ["%06d" % number for number in range(30000)]
+    jobs.run([PYTHON, "-c", "import sys; print(len(sys.argv), sys.argv[-1])", *words], "long", startsecs=30)
+    assert jobs.job_logs("long")[0] == "30001 029999\n"
+
+
+def test_a_command_that_is_too_long_is_a_failed_start(jobs):
+    record = jobs.run(["true", "x" * 3000000], "too-long")
+    assert record.status == STATUS.c_failed_start and record.errno == errno.E2BIG
+    record = jobs.run(["true"], "too-much", envs={"X": "x" * 3000000})
+    assert record.status == STATUS.c_failed_start and record.errno == errno.E2BIG
+
+
+def test_an_environment_of_ours_that_is_too_long_is_a_failed_start_too(store):
+    script = ("import os, sys; os.environ['X'] = 'x' * 3000000; sys.path.insert(0, %r); import nodejobs\n"
+              "print(nodejobs.Jobs(%r).run(['true'], 'a').status)") % (str(HERE), str(store))
+    assert subprocess.check_output([PYTHON, "-c", script], universal_newlines=True) == "failed_start\n"
+
+
+@pytest.mark.parametrize("command, error", [
+    ("", "empty"), ("  ", "empty"), ([], "list of words"), (None, "list of words"), (7, "list of words"),
+    (["a", None], "must be text"), ([""], "first word"), (["a\0b"], "NUL"), ("a\0b", "NUL"), (b"ls", "list of words")])
+def test_what_is_no_command_is_refused_and_nothing_is_made(jobs, store, command, error):
+    with pytest.raises(SchemaError, match=error):
+        jobs.run(command, "bad")
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("options, error", [
+    ({"startsecs": -1}, "startsecs"), ({"startsecs": "1"}, "startsecs"), ({"timeout": 0}, "timeout"),
+    ({"timeout": True}, "timeout"), ({"timeout": float("inf")}, "timeout"), ({"fresh_for": float("nan")}, "fresh_for"),
+    ({"envs": {"A=B": "1"}}, "A=B"), ({"envs": {"": "1"}}, "name"), ({"envs": {"A": 1}}, "value of A"),
+    ({"envs": {"A": "\0"}}, "value of A"), ({"cwd": "a\0b"}, "cwd"), ({"ticket": "x"}, "takes no 'ticket'"),
+    ({"exit_code": 0}, "takes no 'exit_code'")])
+def test_bad_arguments_are_refused_by_name_and_nothing_is_made(jobs, store, options, error):
+    with pytest.raises(SchemaError, match=error):
+        jobs.run(["true"], "bad", **options)
+    assert not store.exists()
+
+
+def test_verbose_says_on_stderr_what_happens(store, capfd):
+    Jobs(store, verbose=True).run("true", "loud")
+    assert capfd.readouterr().err.startswith("nodejobs: loud: finished (run 1")
+    Jobs(store).run("true", "loud")
+    assert capfd.readouterr() == ("", "")
+
+
+# ------ starts that fail ------
+
+def make_script(path, text, mode):
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.parametrize("make, number, words", [
+    (lambda d: ["no-such-program"], errno.ENOENT, "execute no-such-program: No such file or directory .*PATH"),
+    (lambda d: [str(d / "missing")], errno.ENOENT, "missing: No such file"),
+    (lambda d: [make_script(d / "plain", "#!/bin/sh\n", 0o644)], errno.EACCES, "plain: Permission denied .*chmod"),
+    (lambda d: [str(d)], errno.EACCES, "Permission denied .*directory"),
+    (lambda d: [make_script(d / "bad", "#!/no/such/interpreter\n", 0o755)], errno.ENOENT, "interpreter that it names"),
+    (lambda d: [make_script(d / "text", "echo hi\n", 0o755)], errno.ENOEXEC, "Exec format error .*#!"),
+    (lambda d: [str(d / "plain.txt" / "x")], errno.ENOENT, "No such file"),
+], ids=["missing", "missing path", "not executable", "directory", "bad interpreter", "no interpreter", "no directory"])
+def test_a_start_that_fails_says_why_at_once(jobs, tmp_path, make, number, words):
+    record = jobs.run(make(tmp_path), "failed", startsecs=30)
+    assert record.status == STATUS.c_failed_start
+    assert record.errno == number
+    assert re.search(words, record.error)
+    assert record.exit_code is None and record.signal is None
+    assert [line.get("status") for line in journal_of(record)].count("running") == 0
+
+
+def test_a_missing_working_directory_is_a_failed_start(jobs, tmp_path):
+    record = jobs.run(["true"], "nowhere", cwd=tmp_path / "nowhere")
+    assert record.status == STATUS.c_failed_start
+    assert "change to the working directory %s: No such file or directory" % (tmp_path / "nowhere") in record.error
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in jobs.run(["true"], "file", cwd=tmp_path / "file").error
+
+
+@needs_root
+def test_a_working_directory_that_may_not_be_entered_is_a_failed_start(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for path in [tmp_path, *tmp_path.parents][:-2]:
+        if path.owner() == "root" and path != pathlib.Path("/tmp"):
+            path.chmod(0o755)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    copy = tmp_path / "nodejobs.py"
+    shutil.copy(str(FILE), str(copy))
+    script = ("import os, sys; os.setgid(65534); os.setuid(65534); sys.path.insert(0, %r); import nodejobs\n"
+              "nodejobs.Jobs.python = '/usr/bin/python3' if not os.access(sys.executable, os.X_OK) else sys.executable\n"
+              "print(nodejobs.Jobs(%r).run(['true'], 'a', cwd=%r).error)")
+    done = subprocess.run(["/usr/bin/python3" if os.path.exists("/usr/bin/python3") else PYTHON, "-c",
+                           script % (str(tmp_path), str(tmp_path / "open" / "db"), str(closed))],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, cwd="/")
+    assert "cannot change to the working directory %s: Permission denied" % closed in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("line, code", [("no-such-program-here", 127), ("/", 126), ("exec /no/such", 127)])
+def test_a_shell_that_cannot_execute_its_line_is_a_failed_start(jobs, line, code):
+    record = jobs.run(line, "shell", startsecs=10)
+    assert (record.status, record.exit_code) == (STATUS.c_failed_start, code)
+    assert "exit code %d" % code in record.error
+
+
+def test_127_from_a_program_or_after_startsecs_is_a_failure_of_its_own(jobs):
+    assert jobs.run([PYTHON, "-c", "exit(127)"], "program", startsecs=10).status == STATUS.c_failed
+    jobs.run("exit 127", "late", startsecs=0)
+    assert jobs.wait("late").status == STATUS.c_failed
+
+
+def test_a_monitor_that_cannot_be_started_is_an_error_and_nothing_ran(jobs, monkeypatch):
+    monkeypatch.setattr(Jobs, "python", "/no/such/python")
+    with pytest.raises(NodejobsError, match="'a' was not started: cannot start /no/such/python"):
+        jobs.run(["true"], "a")
+    assert jobs.get_status("a").status == STATUS.c_failed_start
+    monkeypatch.setattr(Jobs, "python", "/bin/true")
+    with pytest.raises(NodejobsError, match="died"):
+        jobs.run(["true"], "a")
+    assert jobs.get_status("a").status == STATUS.c_failed_start
+    monkeypatch.setattr(Jobs, "python", "")
+    with pytest.raises(NodejobsError, match="set Jobs.python"):
+        jobs.run(["true"], "a")
+    monkeypatch.undo()
+    assert jobs.run("true", "a").status == STATUS.c_finished
+
+
+def test_a_log_that_cannot_be_made_is_an_error_and_nothing_ran(jobs, tmp_path, monkeypatch):
+    real = jobs.store.new_run
+
+    def with_an_obstacle(job_id):
+        run = real(job_id)
+        os.mkdir(jobs.store.run_dir(job_id, run) + "/stdout.log")
+        return run
+    monkeypatch.setattr(jobs.store, "new_run", with_an_obstacle)
+    with pytest.raises(NodejobsError, match="stdout.log"):
+        jobs.run(["touch", str(tmp_path / "ran")], "a")
+    assert jobs.get_status("a").status == STATUS.c_failed_start
+    assert not (tmp_path / "ran").exists()
+
+
+# ------ timeout ------
+
+def test_a_timeout_ends_the_whole_tree(jobs, tmp_path):
+    line = "(echo $BASHPID; exec sleep 61) & setsid sleep 62 & echo started; wait"
+    record = jobs.run(line, "slow", timeout=0.3, startsecs=30)
+    assert (record.status, record.signal) == (STATUS.c_failed, "SIGTERM")
+    assert record.error == "timeout: it still ran after 0.3 s"
+    assert record.duration >= 0.3
+    assert not processes_of(jobs.db_path)
+
+
+def test_a_command_that_ends_in_time_is_not_touched_by_its_timeout(jobs):
+    record = jobs.run("exit 3", "quick", timeout=60)
+    assert (record.status, record.exit_code, record.error) == (STATUS.c_failed, 3, "exit code 3")
+
+
+def test_a_timeout_kills_what_ignores_the_request(jobs, monkeypatch):
+    monkeypatch.setattr(nodejobs, "GRACE", 0.3)
+    record = jobs.run("trap '' TERM; echo ready; while :; do sleep 0.05; done", "deaf", timeout=0.5, startsecs=30)
+    assert (record.status, record.signal) == (STATUS.c_failed, "SIGKILL")
+    assert record.duration >= 0.8
+    assert not processes_of(jobs.db_path)
+
+
+def test_a_timed_out_command_that_exits_with_0_has_failed_all_the_same(jobs, cli):
+    record = jobs.run("trap 'exit 0' TERM; while :; do sleep 0.05; done", "polite", timeout=0.3, startsecs=30)
+    assert (record.status, record.exit_code) == (STATUS.c_failed, 0)
+    assert cli("wait", "polite").returncode == 124
+
+
+# ------ one run at a time, and freshness ------
+
+def test_a_second_run_of_a_running_id_is_refused_and_the_first_is_undisturbed(jobs):
+    first = jobs.run("echo first; exec sleep 30", "one")
+    with pytest.raises(JobRunning, match="not started: job 'one' is running") as refusal:
+        jobs.run("echo second", "one")
+    assert refusal.value.record.last_pid == first.last_pid
+    assert is_alive(first.last_pid)
+    assert jobs.job_logs("one")[0] == "first\n"
+    assert len(jobs.history("one")) == 1
+
+
+def start_at_once(arguments):
+    store, barrier_path, options = arguments
+    while not os.path.exists(barrier_path):
+        time.sleep(0.001)
+    try:
+        record = Jobs(store).run("sleep 30", "one", startsecs=0, **options)
+        return "started", record.last_pid
+    except JobRunning as error:
+        return "refused", error.record.last_pid
+
+
+@pytest.mark.parametrize("options, answers", [({}, {"started", "refused"}), ({"fresh_for": 60}, {"started"})])
+def test_of_simultaneous_runs_of_one_id_exactly_one_starts(jobs, store, tmp_path, options, answers):
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        result = pool.map_async(start_at_once, [(str(store), str(tmp_path / "go"), options)] * 24, chunksize=1)
+        (tmp_path / "go").touch()
+        found = result.get(120)
+    assert {answer for answer, _ in found} == answers
+    assert len([pid for answer, pid in found if answer == "started"]) == (1 if not options else 24)
+    assert len({pid for _, pid in found}) == 1
+    assert len(jobs.history("one")) == 1
+
+
+def test_a_fresh_job_is_not_run_again(jobs):
+    first = jobs.run("date +%N", "fresh")
+    again = jobs.run("date +%N", "fresh", fresh_for=60)
+    assert again == first
+    assert jobs.run("date +%N", "fresh", fresh_for=0).run == 2
+    assert jobs.run("date +%N", "fresh").run == 3
+
+
+def test_only_success_is_fresh(jobs):
+    jobs.run("exit 1", "failed")
+    assert jobs.run("true", "failed", fresh_for=60).run == 2
+    jobs.run(["no-such"], "unstarted")
+    assert jobs.run("true", "unstarted", fresh_for=60).run == 2
+    jobs.run(["sleep", "30"], "stopped")
+    jobs.stop("stopped")
+    assert jobs.run("true", "stopped", fresh_for=60).run == 2
+
+
+def test_a_running_job_is_shared_when_fresh_is_asked_for(jobs):
+    first = jobs.run(["sleep", "30"], "shared", startsecs=0)
+    assert jobs.run(["sleep", "30"], "shared", startsecs=0, fresh_for=0).last_pid == first.last_pid
+
+
+# ------ reading ------
+
+def test_unknown_jobs_are_none_or_an_error_as_promised(jobs, store):
+    assert jobs.get_status("nobody") is None
+    assert jobs.stop("nobody") is None
+    assert jobs.wait("nobody") is None
+    assert jobs.history("nobody") == []
+    assert jobs.list_status() == {}
+    for ask in (jobs.job_logs, jobs.remove):
+        with pytest.raises(UnknownJob, match="no job 'nobody' in") as error:
+            ask("nobody")
+        assert error.value.job_id == "nobody"
+    assert not store.exists()
+    jobs.run("true", "somebody")
+    assert jobs.get_status("somebody", run=9) is None
+    with pytest.raises(UnknownJob, match="no run 9 of job 'somebody'"):
+        jobs.job_logs("somebody", run=9)
+
+
+def test_wait_returns_when_the_job_ends(jobs):
+    jobs.run("sleep 0.3; exit 9", "soon", startsecs=0)
+    record = jobs.wait("soon")
+    assert (record.status, record.exit_code) == (STATUS.c_failed, 9)
+    assert jobs.wait("soon") == record
+
+
+def test_wait_gives_up_at_its_timeout_and_the_job_goes_on(jobs):
+    jobs.run(["sleep", "30"], "long", startsecs=0)
+    record = jobs.wait("long", timeout=0.2)
+    assert record.status == STATUS.c_running and not record.ended
+    assert 0.2 <= record.duration < 20
+    assert jobs.wait("long", timeout=0).status == STATUS.c_running
+
+
+def test_a_waiter_uses_no_processor_time(jobs):
+    jobs.run("sleep 1", "idle", startsecs=0)
+    before = time.process_time()
+    jobs.wait("idle")
+    assert time.process_time() - before < (0.05 if hasattr(os, "pidfd_open") else 0.3)
+
+
+def test_wait_without_pidfds_works_too(jobs, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    jobs.run("sleep 0.2; exit 9", "soon", startsecs=0)
+    assert jobs.wait("soon", timeout=0.01).status == STATUS.c_running
+    assert jobs.wait("soon").exit_code == 9
+    jobs.run("sleep 30 & sleep 30", "tree", startsecs=0)
+    assert jobs.stop("tree").status == STATUS.c_stopped
+
+
+def test_list_filters_by_value_list_and_glob(jobs):
+    jobs.run("true", "backup-1")
+    jobs.run("exit 1", "backup-2")
+    jobs.run("exit 1", "other")
+    jobs.run(["no-such"], "[x]")
+    jobs.run(["sleep", "30"], "runner", startsecs=0)
+    assert list(jobs.list_status()) == ["[x]", "backup-1", "backup-2", "other", "runner"]
+    assert list(jobs.list({JobRecord.status: STATUS.c_running})) == ["runner"]
+    assert list(jobs.list({"status": ["failed", "finished"]})) == ["backup-1", "backup-2", "other"]
+    assert list(jobs.list({"status": "fail*", "self_id": "backup-*"})) == ["backup-2"]
+    assert list(jobs.list({"exit_code": 1})) == ["backup-2", "other"]
+    assert list(jobs.list({"exit_code": [0, 1], "self_id": ["other", "*-1"]})) == ["backup-1", "other"]
+    assert list(jobs.list({"self_id": "[x]"})) == ["[x]"]
+    assert list(jobs.list({"command": ["sleep", "30"]})) == ["runner"]
+    assert list(jobs.list({"exit_code": None, "status": "running"})) == ["runner"]
+    assert list(jobs.list(JobFilter(status=["running"]))) == ["runner"]
+
+
+@pytest.mark.parametrize("wanted, error", [
+    ({"colour": "red"}, "no field 'colour'"), ({"status": "runing"}, "no job can have the status 'runing'"),
+    ({"exit_code": "1"}, "exit_code must be int"), ({"status": 5}, "status must be str")])
+def test_a_filter_that_cannot_match_is_refused(jobs, wanted, error):
+    with pytest.raises(SchemaError, match=error):
+        jobs.list_status(wanted)
+
+
+def test_history_keeps_the_newest_runs_each_in_its_own_directory(store):
+    jobs = Jobs(store, keep=3)
+    for number in range(1, 6):
+        jobs.run("echo %d; exit %d" % (number, number), "often")
+    records = jobs.history("often")
+    assert [(record.run, record.exit_code) for record in records] == [(3, 3), (4, 4), (5, 5)]
+    assert [jobs.job_logs("often", run)[0] for run in (3, 4, 5)] == ["3\n", "4\n", "5\n"]
+    assert jobs.get_status("often").run == 5
+    assert jobs.get_status("often", run=4).exit_code == 4
+    assert sorted(os.listdir(str(store / "often"))) == ["000003", "000004", "000005", "lock"]
+
+
+@pytest.mark.parametrize("keep", [0, -1, True, 1.5, "3"])
+def test_keep_must_be_a_number_of_runs(store, keep):
+    with pytest.raises(SchemaError, match="keep"):
+        Jobs(store, keep=keep)
+    with pytest.raises(SchemaError, match="keep"):
+        Jobs(store).prune(keep=-1 if keep == 0 else keep)
+
+
+def test_remove_deletes_a_job_and_its_logs(jobs, store):
+    jobs.run("exit 3", "gone")
+    assert jobs.remove("gone").exit_code == 3
+    assert jobs.get_status("gone") is None
+    assert os.listdir(str(store)) == []
+    assert jobs.run("true", "gone").run == 1
+
+
+def test_an_active_job_is_not_removed(jobs):
+    jobs.run(["sleep", "30"], "active", startsecs=0)
+    with pytest.raises(JobRunning, match="not removed"):
+        jobs.remove("active")
+    assert jobs.prune(keep=0) == []
+    assert jobs.get_status("active").status == STATUS.c_running
+
+
+def test_remove_also_clears_away_what_a_killed_remove_has_left(jobs, store):
+    jobs.run("true", "a")
+    (store / ".removed-0123" / "000001").mkdir(parents=True)
+    assert list(jobs.list_status()) == ["a"]
+    jobs.remove("a")
+    assert os.listdir(str(store)) == []
+
+
+def test_prune_goes_by_age_number_and_filter(jobs, store):
+    for job_id in ("a", "a", "a", "b", "c"):
+        jobs.run("exit 1" if job_id == "b" else "true", job_id)
+    old = "2001-01-01T00:00:00.000Z"
+    path = store / "a" / "000001" / "journal.jsonl"
+    path.write_text(re.sub(r'"(ended_at|last_update)":"[^"]*"', r'"\1":"%s"' % old, path.read_text()))
+    assert jobs.prune() == []
+    assert jobs.prune(older_than=86400, filter={"self_id": "b"}) == []
+    assert [(record.self_id, record.run) for record in jobs.prune(older_than=86400)] == [("a", 1)]
+    assert [(record.self_id, record.run) for record in jobs.prune(keep=1)] == [("a", 2)]
+    assert [record.self_id for record in jobs.prune(keep=0, filter={"status": "failed"})] == ["b"]
+    assert list(jobs.list_status()) == ["a", "c"]
+    assert len(jobs.prune(older_than=0)) == 2
+    assert os.listdir(str(store)) == []
+
+
+def test_logs_of_a_start_that_never_came_to_logs_are_empty(jobs, monkeypatch):
+    monkeypatch.setattr(Jobs, "python", "/no/such/python")
+    with pytest.raises(NodejobsError):
+        jobs.run(["true"], "a")
+    assert jobs.job_logs("a") == ("", "")
+
+
+# ------ stopping ------
+
+def test_stop_ends_the_job_and_says_who_asked(jobs):
+    jobs.run(["sleep", "30"], "sleeper", startsecs=0)
+    record = jobs.stop("sleeper")
+    assert (record.status, record.signal, record.exit_code) == (STATUS.c_stopped, "SIGTERM", None)
+    assert record.stop_signal == "SIGTERM"
+    assert record.stopped_by.endswith("pid %d" % os.getpid())
+    assert not is_alive(record.last_pid)
+    assert jobs.stop("sleeper") == record
+
+
+def test_stop_ends_the_whole_tree(jobs, tmp_path):
+    pids = tmp_path / "pids"
+    script = ("sleep 60 & echo $! >> {0}; (sleep 60 & echo $! >> {0}; wait) & setsid sleep 60 & echo $! >> {0};"
+              " sleep 60 | sleep 60 & echo $! >> {0}; setsid sh -c 'sleep 60 & echo $! >> {0}'; wait").format(pids)
+    jobs.run(script, "tree", startsecs=0)
+    found = [int(line) for line in lines_of(pids, 5)]
+    assert all(is_alive(pid) for pid in found)
+    assert jobs.stop("tree").status == STATUS.c_stopped
+    assert not any(is_alive(pid) for pid in found)
+    assert not processes_of(jobs.db_path)
+
+
+def test_stop_kills_what_ignores_the_request_after_its_grace(jobs):
+    jobs.run("trap '' TERM; echo ready; while :; do sleep 0.05; done", "deaf", startsecs=0)
+    lines_of(jobs.get_status("deaf").stdout_path, 1)
+    began = time.monotonic()
+    record = jobs.stop("deaf", grace=0.4)
+    assert time.monotonic() - began >= 0.4
+    assert (record.status, record.signal) == (STATUS.c_stopped, "SIGKILL")
+
+
+def test_stop_kills_what_forks_a_replacement_on_request(jobs):
+    script = ("import os, signal, time\n"
+              "def heir(*_):\n    if os.fork():\n        os._exit(0)\n"
+              "signal.signal(signal.SIGTERM, heir)\nprint('ready', flush=True)\nwhile True: time.sleep(0.01)")
+    jobs.run([PYTHON, "-c", script], "hydra", startsecs=0)
+    lines_of(jobs.get_status("hydra").stdout_path, 1)
+    assert jobs.stop("hydra", grace=0.3).status == STATUS.c_stopped
+    assert not processes_of(jobs.db_path)
+
+
+def test_stop_by_another_signal(jobs):
+    jobs.run("trap 'echo usr1; exit 0' USR1; echo ready; while :; do sleep 0.01; done", "custom", startsecs=0)
+    lines_of(jobs.get_status("custom").stdout_path, 1)
+    record = jobs.stop("custom", signal="usr1")
+    assert (record.status, record.exit_code, record.stop_signal) == (STATUS.c_stopped, 0, "SIGUSR1")
+    assert jobs.job_logs("custom")[0] == "ready\nusr1\n"
+
+
+@pytest.mark.parametrize("name", ["TERMINATE", "0", "-1", "_DFL", "999", ""])
+def test_a_signal_that_does_not_exist_is_refused(jobs, name):
+    record = jobs.run(["sleep", "30"], "sleeper", startsecs=0)
+    with pytest.raises(SchemaError, match="no signal"):
+        jobs.stop("sleeper", signal=name)
+    assert is_alive(record.last_pid)
+    assert jobs.get_status("sleeper").status == STATUS.c_running
+
+
+def test_a_suspended_job_can_be_stopped(jobs):
+    record = jobs.run(["sleep", "30"], "suspended", startsecs=0)
+    os.kill(record.last_pid, signal.SIGSTOP)
+    assert jobs.stop("suspended", grace=10).signal == "SIGTERM"
+
+
+def test_stop_leaves_strangers_and_the_jobs_that_the_job_started(jobs, store, tmp_path):
+    stranger = subprocess.Popen(["sleep", "77"])
+    try:
+        jobs.run([PYTHON, "-c", "import sys; sys.path.insert(0, %r); import nodejobs, time\n"
+                  "nodejobs.Jobs(%r).run(['sleep', '60'], 'inner', startsecs=0); print('ready', flush=True)\n"
+                  "time.sleep(60)" % (str(HERE), str(store))], "77", startsecs=0)
+        lines_of(jobs.get_status("77").stdout_path, 1)
+        inner = jobs.get_status("inner")
+        assert jobs.stop("77").status == STATUS.c_stopped
+        assert stranger.poll() is None
+        assert is_alive(inner.last_pid)
+        assert jobs.get_status("inner").status == STATUS.c_running
+        assert jobs.get_status("inner").monitored is True
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_stop_of_an_ended_job_ends_what_it_left_in_the_background(jobs):
+    record = jobs.run("sleep 60 & setsid sleep 60 & echo $!", "left", startsecs=10)
+    assert record.status == STATUS.c_finished
+    assert len(processes_of(jobs.db_path)) == 2
+    assert jobs.stop("left") == record
+    assert not processes_of(jobs.db_path)
+
+
+def test_a_job_can_stop_itself(jobs, store, cli):
+    jobs.run([PYTHON, str(FILE), "stop", "self"], "self", startsecs=0)
+    assert jobs.wait("self", timeout=60).ended
+    jobs.run("%s %s stop shell; sleep 60" % (PYTHON, FILE), "shell", startsecs=0)
+    record = jobs.wait("shell", timeout=60)
+    assert (record.status, record.signal) == (STATUS.c_stopped, "SIGTERM")
+
+
+def test_two_stops_at_once_both_see_it_stopped(jobs):
+    jobs.run("sleep 60 & sleep 60", "twice", startsecs=0)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(jobs.stop("twice").status)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [STATUS.c_stopped] * 4
+
+
+@needs_root
+def test_what_cannot_be_stopped_is_named_and_not_called_stopped(jobs, store, tmp_path):
+    record = jobs.run(["sleep", "30"], "roots", startsecs=0)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setuid(65534)
+            nodejobs.KILL_SECONDS = 0.2
+            jobs.stop("roots", grace=0)
+        except CannotStop as error:
+            os.write(writing, json.dumps([error.pids, error.record.status, str(error)]).encode())
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    answer = os.read(reading, 65536)
+    os.close(reading)
+    os.waitpid(child, 0)
+    if b"Permission denied" in answer:
+        pytest.skip("the directory above the store is closed to other users")
+    pids, status, text = json.loads(answer.decode())
+    assert pids == [record.last_pid] and status == STATUS.c_running
+    assert "another user" in text and str(record.last_pid) in text
+    assert jobs.get_status("roots").status == STATUS.c_running
+
+
+# ------ when something is killed ------
+
+def test_when_the_monitor_is_killed_the_job_runs_on_and_can_be_stopped(jobs):
+    record = jobs.run(["sleep", "30"], "orphan", startsecs=0)
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    record = eventually(lambda: (lambda r: r.monitored is False and r)(jobs.get_status("orphan")))
+    assert record.status == STATUS.c_running
+    with pytest.raises(JobRunning):
+        jobs.run("true", "orphan")
+    with pytest.raises(JobRunning):
+        jobs.remove("orphan")
+    assert jobs.wait("orphan", timeout=0.1).status == STATUS.c_running
+    stopped = jobs.stop("orphan")
+    assert (stopped.status, stopped.exit_code, stopped.signal) == (STATUS.c_stopped, None, None)
+    assert "unknown" in stopped.error
+    assert not is_alive(record.last_pid)
+
+
+def test_when_monitor_and_command_are_gone_the_job_is_lost_and_never_finished(jobs):
+    record = jobs.run("sleep 0.5", "lost", startsecs=0)
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    record = jobs.wait("lost", timeout=30)
+    assert (record.status, record.exit_code, record.signal, record.ended_at) == (STATUS.c_lost, None, None, None)
+    assert "unknown" in record.error
+    assert [line.get("status") for line in journal_of(record)][-1] == "running"  # derived, never written
+    assert jobs.stop("lost").status == STATUS.c_lost
+    assert jobs.run("true", "lost", fresh_for=60).run == 2
+
+
+def test_only_sigkill_ends_a_monitor(jobs):
+    record = jobs.run("sleep 0.5; exit 5", "tough", startsecs=0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGPIPE):
+        os.kill(record.monitor_pid, number)
+    assert jobs.wait("tough").exit_code == 5
+
+
+def test_the_job_survives_its_launcher_and_its_exit_code_is_recorded(jobs, store):
+    script = ("import os, signal, sys; sys.path.insert(0, %r); import nodejobs\n"
+              "nodejobs.Jobs(%r).run('sleep 0.5; exit 42', 'survivor', startsecs=0)\n"
+              "os.killpg(0, signal.SIGKILL)" % (str(HERE), str(store)))
+    launcher = subprocess.Popen([PYTHON, "-c", script], start_new_session=True)
+    assert launcher.wait() == -signal.SIGKILL
+    assert jobs.get_status("survivor").status == STATUS.c_running
+    assert jobs.wait("survivor").exit_code == 42
+
+
+def test_a_start_that_was_abandoned_reads_as_failed_start_and_can_be_repeated(jobs, store):
+    jobs.run("true", "a")
+    record = jobs.run("exit 3", "a")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    first = path.read_text().splitlines(True)[0]
+    path.write_text(first)
+    record = jobs.get_status("a")
+    assert (record.status, record.run) == (STATUS.c_failed_start, 2)
+    assert "killed while it started" in record.error
+    path.write_text(first[:-9])
+    assert jobs.get_status("a").run == 1, "a torn first line: nothing was started"
+    path.unlink()
+    assert jobs.get_status("a").run == 1
+    assert jobs.run("true", "a").run == 3
+
+
+def test_a_run_whose_launcher_is_at_work_is_starting(jobs, store):
+    record = jobs.run("exit 3", "a")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.write_text(path.read_text().splitlines(True)[0])
+    with nodejobs.JobLock(jobs.store, "a", create=False):
+        assert jobs.get_status("a").status == STATUS.c_starting
+        assert jobs.wait("a", timeout=0.05).status == STATUS.c_starting
+        threading.Timer(0.2, lambda: jobs.store.append("a", 1, {"status": "failed_start"})).start()
+        assert jobs.stop("a").status == STATUS.c_failed_start
+
+
+def test_another_launcher_is_waited_for_but_not_for_ever(jobs, monkeypatch):
+    monkeypatch.setattr(nodejobs, "LOCK_SECONDS", 0.1)
+    jobs.run("true", "a")
+    with nodejobs.JobLock(jobs.store, "a", create=False):
+        with pytest.raises(StoreError, match="locked"):
+            jobs.run("true", "a")
+    assert jobs.run("true", "a").run == 2
+
+
+def test_the_end_is_known_when_only_its_facts_reached_the_disk(jobs):
+    record = jobs.run("exit 3", "power-cut")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.write_text("".join(path.read_text().splitlines(True)[:-1]))
+    again = jobs.get_status("power-cut")
+    assert again.status == STATUS.c_failed
+    assert {key: again[key] for key in again if key != "last_update"} == {
+        key: record[key] for key in record if key != "last_update"}
+
+
+def test_a_reboot_is_told_as_lost(jobs):
+    record = jobs.run(["sleep", "30"], "rebooted", startsecs=0)
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(record.monitor_pid))
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    journal = path.read_text()
+    path.write_text(journal.replace(record.boot_id, "another boot"))
+    assert jobs.get_status("rebooted").status == STATUS.c_lost
+    assert jobs.stop("rebooted").status == STATUS.c_lost
+    assert is_alive(record.last_pid), "that pid is no business of a job of another boot"
+    path.write_text(journal)
+
+
+def test_a_recycled_pid_is_not_taken_for_the_command(jobs):
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        record = jobs.run(["sleep", "30"], "recycled", startsecs=0)
+        os.kill(record.monitor_pid, signal.SIGKILL)
+        os.kill(record.last_pid, signal.SIGKILL)
+        eventually(lambda: not is_alive(record.last_pid) and not is_alive(record.monitor_pid))
+        path = pathlib.Path(record.logdir, "journal.jsonl")
+        path.write_text(path.read_text().replace('"last_pid":%d' % record.last_pid, '"last_pid":%d' % stranger.pid))
+        assert jobs.get_status("recycled").status == STATUS.c_lost
+        jobs.stop("recycled")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@needs_root
+def test_a_job_of_another_pid_namespace_is_seen_running_and_not_signalled_by_its_number(jobs, store):
+    script = ("import sys, time; sys.path.insert(0, %r); import nodejobs\n"
+              "nodejobs.Jobs(%r).run(['sleep', '60'], 'inside', startsecs=0); print('ready', flush=True); time.sleep(60)"
+              % (str(HERE), str(store)))
+    holder = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", PYTHON, "-c", script],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        if holder.stdout.readline() != b"ready\n":
+            pytest.skip("no pid namespaces here: %r" % holder.stderr.read())
+        record = jobs.get_status("inside")
+        assert record.status == STATUS.c_running and record.monitored is True
+        assert jobs.wait("inside", timeout=0.1).status == STATUS.c_running
+        with pytest.raises(CannotStop, match="namespace"):
+            jobs.stop("inside")
+        assert jobs.get_status("inside").status == STATUS.c_running
+    finally:
+        holder.kill()
+        holder.communicate()
+    eventually(lambda: jobs.get_status("inside").status == STATUS.c_lost)
+
+
+# ------ journals ------
+
+def test_a_torn_last_line_is_ignored_and_a_new_line_starts_afresh(jobs):
+    record = jobs.run(["sleep", "30"], "torn", startsecs=0)
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    with open(str(path), "ab") as file:
+        file.write(b'{"status":"fini')
+    assert jobs.get_status("torn").status == STATUS.c_running
+    assert jobs.stop("torn").status == STATUS.c_stopped
+    assert b'{"status":"fini\n{' in path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 50 + b"\n", b"no json\n", b"\xff\xfe\n", b"[1, 2]\n", b'"text"\n', b"{}\n",
+                                    b'{"exit_code": "three"}\n', b"[" * 100000 + b"\n", b"1],[2\n"])
+def test_a_line_that_does_not_parse_never_hides_the_job(jobs, damage):
+    record = jobs.run("exit 3", "damaged")
+    jobs.run("true", "neighbour")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    lines = path.read_bytes().splitlines(True)
+    path.write_bytes(damage.join(lines))
+    again = jobs.get_status("damaged")
+    assert again.status == STATUS.c_failed and again.exit_code in (3, None)
+    path.write_bytes(damage)
+    damaged = jobs.list_status()
+    assert list(damaged) == ["damaged", "neighbour"]
+    assert damaged["damaged"].status == STATUS.c_lost and "damaged" in damaged["damaged"].error
+    assert jobs.run("true", "damaged").run == 2
+
+
+def test_a_journal_that_cannot_be_read_is_shown_as_damaged(jobs):
+    record = jobs.run("true", "odd")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.unlink()
+    path.mkdir()
+    assert "journal cannot be read: Is a directory" in jobs.get_status("odd").error
+    path.rmdir()
+    os.mkfifo(str(path))
+    assert jobs.get_status("odd") is None or jobs.get_status("odd").status != STATUS.c_finished
+
+
+def test_foreign_files_in_the_store_are_no_jobs(jobs, store):
+    jobs.run("true", "a")
+    (store / "README").write_text("hello")
+    (store / "UPPER").mkdir()
+    (store / ".hidden").mkdir()
+    (store / "%zz").mkdir()
+    (store / "%41").mkdir()
+    (store / "file").write_text("not a directory")
+    (store / "empty").mkdir()
+    (store / "a" / "notes").mkdir()
+    assert list(jobs.list_status()) == ["a"]
+    assert jobs.get_status("file") is None and jobs.get_status("empty") is None
+
+
+def test_an_old_runs_late_writer_cannot_touch_a_new_run(jobs):
+    jobs.run("(sleep 0.6; echo late) & echo early", "late", startsecs=5)
+    jobs.run("echo new", "late")
+    eventually(lambda: jobs.job_logs("late", run=1)[0] == "early\nlate\n")
+    assert jobs.job_logs("late") == ("new\n", "")
+
+
+# ------ ids ------
+
+HOSTILE_IDS = ["..", ".", "../../../evil", "/etc/passwd", "a/b", "a\\b", "-rf", "--help", "con", "CON", "nul.txt", "lpt1",
+               "trailing.", "trailing ", " leading", "new\nline", "tab\t", "\x1b[2J\x1b[31mred", "\u202egnp.exe", "é", "日本語",
+               "😀", "%41", "%", "+", "+a", "a+b", "A", "a", "Ab", "aB", "AB", "lock", "000001", "*", "?", "[a]", "'", '"', "$(x)",
+               "\udcff", "\0", "x" * 255, "true", "77", "1e5", "null", ".removed-1", "journal.jsonl", "~", "#", "a:b", "a|b"]
+
+
+def test_ids_round_trip_are_kept_apart_and_stay_inside(jobs, store, tmp_path):
+    for number, job_id in enumerate(HOSTILE_IDS):
+        jobs.run(["true"], job_id, startsecs=0)
+    for job_id in HOSTILE_IDS:
+        record = jobs.wait(job_id)
+        assert (record.self_id, record.run, record.status) == (job_id, 1, STATUS.c_finished)
+    assert sorted(jobs.list_status()) == sorted(HOSTILE_IDS)
+    assert os.listdir(str(tmp_path)) == ["store"]
+    names = os.listdir(str(store))
+    assert len({name.lower() for name in names}) == len(HOSTILE_IDS), "apart where case is ignored"
+    assert all(re.match(r"^[a-z0-9_%+][a-z0-9._%+-]*$", name) and name[-1] != "." for name in names)
+    assert not {name.partition(".")[0] for name in names} & {"con", "nul", "lpt1", "aux", "prn"}
+
+
+@pytest.mark.parametrize("job_id, error", [
+    ("", "at least one character"), ("x" * 256, "too long"), ("é" * 100, "too long"), ("\ud800", "lone surrogate"),
+    ("\udcc3\udca9", "plain UTF-8"), (77, "must be a text"), (b"x", "must be a text")])
+def test_what_cannot_be_an_id_is_refused_with_a_reason(jobs, store, job_id, error):
+    for act in (lambda: jobs.run(["true"], job_id), lambda: jobs.get_status(job_id), lambda: jobs.remove(job_id)):
+        with pytest.raises(SchemaError, match=error):
+            act()
+    assert not store.exists() or os.listdir(str(store)) == []
+
+
+def test_every_character_round_trips_through_a_directory_name():
+    for code in list(range(0x800)) + list(range(0xDC80, 0xDD00)) + [0xFFFF, 0x10000, 0x1F600]:
+        for job_id in (chr(code), "a" + chr(code), chr(code) + "b"):
+            name = nodejobs.escape_id(job_id)
+            assert nodejobs.unescape_id(name) == job_id
+            assert not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789._-+%")
+
+
+# ------ records ------
+
+class Ticket(JobRecord):
+    ticket = Field(str, required=True)
+    owner = Field(str, default="nobody")
+    weight = Field(float)
+
+
+def test_a_class_attribute_is_the_key_and_an_instance_attribute_the_value():
+    record = JobRecord(self_id="a", status="running")
+    assert JobRecord.status == "status" and record.status == record["status"] == "running"
+    assert record.exit_code is None and "exit_code" in record
+    record.exit_code = 3
+    assert record["exit_code"] == 3
+    assert isinstance(record, dict) and json.loads(json.dumps(record))["exit_code"] == 3
+
+
+@pytest.mark.parametrize("act, error", [
+    (lambda: JobRecord(self_id="a", colour="red"), r"JobRecord has no field 'colour'; it has self_id, run"),
+    (lambda: JobRecord(self_id="a", exit_code="3"), r"JobRecord.exit_code must be int or None, not str '3'"),
+    (lambda: JobRecord(self_id="a", exit_code=True), r"JobRecord.exit_code must be int or None, not bool True"),
+    (lambda: JobRecord(status="running"), r"JobRecord.self_id is required"),
+    (lambda: Ticket(self_id="a"), r"Ticket.ticket is required"),
+    (lambda: Ticket(self_id="a", ticket=None), r"Ticket.ticket must be str, not NoneType None"),
+    (lambda: JobRecord(self_id="a").update(run="x"), r"JobRecord.run must be int"),
+    (lambda: setattr(JobRecord(self_id="a"), "run", "x"), r"JobRecord.run must be int"),
+    (lambda: JobRecord(self_id="a").__setitem__("colour", 1), r"no field 'colour'"),
+    (lambda: Field(list, default=[]), r"shared by every record"),
+])
+def test_a_wrong_key_or_type_is_an_error_that_names_the_field(act, error):
+    with pytest.raises(SchemaError, match=error) as raised:
+        act()
+    assert isinstance(raised.value, ValueError)
+
+
+def test_a_field_cannot_hide_a_method_of_dict():
+    with pytest.raises((SchemaError, RuntimeError)) as raised:
+        type("Bad", (BaseData,), {"items": Field(str)})
+    assert "cannot be called 'items'" in str(raised.value.__cause__ or raised.value)
+
+
+def test_trim_drops_what_is_unknown_and_defaults_fill_in():
+    record = Ticket({"self_id": "a", "ticket": "T-1", "colour": "red"}, trim=True)
+    assert "colour" not in record
+    assert (record.ticket, record.owner, record.weight) == ("T-1", "nobody", None)
+    assert Ticket(self_id="a", ticket="T", weight=1).weight == 1
+
+
+def test_a_subclass_has_its_own_fields_and_leaves_the_base_alone():
+    class Small(BaseData):
+        name = Field(str, required=True)
+        size = Field((int, str), default=1)
+    assert list(Small.fields) == ["name", "size"]
+    assert Small(name="x") == {"name": "x", "size": 1}
+    assert Small(name="x", size="big").size == "big"
+    assert "ticket" in Ticket.fields and "ticket" not in JobRecord.fields
+
+
+def test_records_can_be_pickled_and_compared(jobs):
+    record = jobs.run("true", "a")
+    again = pickle.loads(pickle.dumps(record))
+    assert again == record and type(again) is JobRecord and again.status == STATUS.c_finished
+
+
+class TicketJobs(Jobs):
+    record_class = Ticket
+
+
+def test_jobs_with_a_record_class_keep_and_filter_its_fields(store):
+    jobs = TicketJobs(store)
+    record = jobs.run("true", "a", ticket="OPS-1", owner="ann")
+    assert type(record) is Ticket and (record.ticket, record.owner) == ("OPS-1", "ann")
+    jobs.run("true", "b", ticket="DEV-2")
+    assert list(jobs.list_status({Ticket.ticket: "OPS-*"})) == ["a"]
+    assert list(jobs.list_status({Ticket.owner: "nobody"})) == ["b"]
+    assert journal_of(record)[0]["ticket"] == "OPS-1"
+    with pytest.raises(SchemaError, match="Ticket.ticket is required"):
+        jobs.run("true", "c")
+    with pytest.raises(SchemaError, match="Ticket.ticket must be str"):
+        jobs.run("true", "c", ticket=5)
+    plain = Jobs(store).get_status("a")
+    assert plain["ticket"] == "OPS-1", "what another program added is not lost"
+    assert pickle.loads(pickle.dumps(plain))["ticket"] == "OPS-1"
+
+
+def test_a_filter_can_be_trimmed_and_matches_any_record():
+    wanted = JobFilter({"status": "fail*", "colour": "red"}, trim=True)
+    assert wanted.matches(JobRecord(self_id="a", status="failed"))
+    assert not wanted.matches(JobRecord(self_id="a", status="finished"))
+
+
+# ------ the store ------
+
+def test_nothing_is_made_before_the_first_run_and_then_for_the_owner_only(tmp_path):
+    store = tmp_path / "deep" / "er" / "store"
+    jobs = Jobs(str(store))
+    jobs.list_status(), jobs.get_status("a"), jobs.history("a"), jobs.prune()
+    assert os.listdir(str(tmp_path)) == []
+    jobs.run("true", "a")
+    assert stat.S_IMODE(os.stat(str(store)).st_mode) == 0o700
+
+
+def test_an_existing_directory_is_left_as_it_is(tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    store.chmod(0o755)
+    Jobs(store).run("true", "a")
+    assert stat.S_IMODE(os.stat(str(store)).st_mode) == 0o755
+
+
+def test_the_default_directory_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NODEJOBS_DB", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert Jobs().db_path == str(tmp_path / ".local/state/nodejobs")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert Jobs().db_path == str(tmp_path / "state/nodejobs")
+    monkeypatch.setenv("NODEJOBS_DB", str(tmp_path / "db"))
+    assert Jobs().db_path == str(tmp_path / "db")
+
+
+def test_without_a_home_there_is_an_error_and_no_silent_fallback(monkeypatch):
+    for name in ("NODEJOBS_DB", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(StoreError, match="no home directory.*--db"):
+        Jobs()
+
+
+def test_an_unusable_path_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreError, match="cannot write to .*file.*--db") as error:
+            Jobs(path).run("true", "a")
+        assert isinstance(error.value.__cause__, OSError)
+    with pytest.raises(StoreError, match="cannot read"):
+        Jobs(tmp_path / "file").list_status()
+
+
+@needs_root
+def test_a_full_disk_is_a_clear_error_and_damages_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]):
+        pytest.skip("no mounts here")
+    try:
+        jobs = Jobs(disk / "db")
+        jobs.run("true", "a")
+        with contextlib.suppress(OSError):
+            with open(str(disk / "filler"), "wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+        with pytest.raises(NodejobsError, match="No space left on device"):
+            jobs.run("true", "a")
+        assert jobs.get_status("a").status in (STATUS.c_finished, STATUS.c_failed_start)
+        assert jobs.get_status("a", run=1).status == STATUS.c_finished
+        (disk / "filler").unlink()
+        assert jobs.run("true", "a").status == STATUS.c_finished
+    finally:
+        subprocess.check_call(["umount", "-l", str(disk)])
+
+
+@needs_root
+def test_readers_need_no_write_permission(jobs, store, tmp_path):
+    for path in [tmp_path, *tmp_path.parents][:-2]:
+        if path.owner() == "root" and path != pathlib.Path("/tmp"):
+            path.chmod(0o755)
+    jobs.run("echo hello", "a")
+    jobs.run(["sleep", "30"], "b", startsecs=0)
+    store.chmod(0o755)
+    before = {str(path): path.stat().st_mtime_ns for path in store.rglob("*")}
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            answers = [jobs.get_status("a").status, jobs.job_logs("a")[0], jobs.wait("b", timeout=0.1).monitored,
+                       list(jobs.list_status()), len(jobs.history("a"))]
+            try:
+                jobs.run("true", "c")
+            except StoreError as error:
+                answers.append(str(error))
+            os.write(writing, json.dumps(answers).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    answers = json.loads(os.read(reading, 65536).decode())
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert answers[:5] == ["finished", "hello\n", True, ["a", "b"], 1]
+    assert "Permission denied" in answers[5]
+    assert before == {str(path): path.stat().st_mtime_ns for path in store.rglob("*")}
+
+
+def test_values_of_the_environment_are_in_no_file(jobs, store, monkeypatch):
+    monkeypatch.setenv("OUTER_SECRET", "token-outer-5b1e")
+    jobs.run("exit 1", "secret", envs={"INNER_SECRET": "token-inner-77ac"})
+    jobs.run(["no-such"], "secret", envs={"INNER_SECRET": "token-inner-77ac"})
+    for path in store.rglob("*"):
+        if path.is_file():
+            assert b"token-" not in path.read_bytes()
+
+
+def test_readers_see_states_only_move_forward(jobs, store):
+    rank = {None: 0, "starting": 1, "running": 2, "stopping": 3, "stopped": 4}
+    seen, stop = [], threading.Event()
+
+    def watch():
+        other = Jobs(store)
+        while not stop.is_set():
+            record = other.get_status("forward")
+            seen.append(rank[record and record.status])
+    threads = [threading.Thread(target=watch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    jobs.run(["sleep", "30"], "forward", startsecs=0)
+    time.sleep(0.05)
+    jobs.stop("forward")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert 4 not in seen or seen[-1] == 4
+    single = Jobs(store).get_status("forward")
+    assert single.status == STATUS.c_stopped
+
+
+# ------ the host program ------
+
+def run_host(script, store, *flags, **options):
+    """Run a small host program that imports nodejobs; fail where it does or where it warns."""
+    text = "import sys; sys.path.insert(0, %r)\nSTORE = %r\n" % (str(HERE), str(store)) + textwrap.dedent(script)
+    done = subprocess.run([PYTHON, *flags, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, timeout=120, **options)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_nothing_leaks_into_a_host_program(store):
+    run_host("""
+        import gc, os, signal, threading
+        handlers = {n: signal.getsignal(n) for n in range(1, signal.NSIG)}
+        descriptors = os.listdir("/proc/self/fd")
+        environment, mask, directory = dict(os.environ), os.umask(0o027), os.getcwd()
+        os.umask(0o027)
+        import nodejobs
+        jobs = nodejobs.Jobs(STORE)
+        jobs.run("true", "a"); jobs.run("sleep 30", "b", startsecs=0, timeout=99); jobs.stop("b"); jobs.list_status()
+        jobs.run(["no-such"], "c"); jobs.job_logs("a"); jobs.remove("c"); jobs.prune(keep=1); jobs.wait("a")
+        assert threading.active_count() == 1
+        assert handlers == {n: signal.getsignal(n) for n in range(1, signal.NSIG)}
+        assert len(descriptors) == len(os.listdir("/proc/self/fd"))
+        assert (environment, directory) == (dict(os.environ), os.getcwd()) and os.umask(0o027) == 0o027
+        try:
+            os.waitpid(-1, os.WNOHANG)
+            raise SystemExit("a child is left")
+        except ChildProcessError:
+            pass
+        gc.collect()
+        """, store, "-X", "dev", "-W", "error")
+
+
+def test_the_hosts_own_children_keep_their_exit_codes(store):
+    assert run_host("""
+        import os, subprocess, nodejobs
+        child = subprocess.Popen(["sh", "-c", "exit 7"])
+        forked = os.fork()
+        if not forked:
+            os._exit(9)
+        jobs = nodejobs.Jobs(STORE)
+        for number in range(5):
+            jobs.run("true", "a"); jobs.get_status("a"); jobs.wait("a"); jobs.stop("a")
+        print(os.WEXITSTATUS(os.waitpid(forked, 0)[1]), child.wait())
+        """, store, "-W", "error") == "9 7\n"
+
+
+def test_a_host_that_ignores_sigchld_or_has_no_stdio_can_run_jobs(store):
+    assert run_host("""
+        import os, signal, nodejobs
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        out = os.dup(1)
+        for fd in (0, 1, 2):
+            os.close(fd)
+        record = nodejobs.Jobs(STORE).run("echo out; echo err >&2; exit 3", "a", startsecs=30)
+        os.write(out, b"%d %s" % (record.exit_code, repr(nodejobs.Jobs(STORE).job_logs("a")).encode()))
+        """, store) == "3 ('out\\n', 'err\\n')"
+
+
+def test_eight_threads_at_once_are_safe(store):
+    assert run_host("""
+        import threading, nodejobs
+        jobs, failures = nodejobs.Jobs(STORE), []
+        def work(number):
+            try:
+                for turn in range(5):
+                    own = "t%d" % number
+                    assert jobs.run("exit %d" % number, own, startsecs=20).exit_code == number
+                    try:
+                        jobs.run(["true"], "shared", startsecs=5)
+                    except nodejobs.JobRunning:
+                        pass
+                    jobs.list_status(), jobs.history(own), jobs.job_logs(own)
+                    jobs.run(["sleep", "30"], own, startsecs=0)
+                    assert jobs.stop(own).status == "stopped"
+            except BaseException as error:
+                failures.append(repr(error))
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 9)]
+        [thread.start() for thread in threads], [thread.join() for thread in threads]
+        print(failures)
+        """, store, "-W", "error") == "[]\n"
+
+
+def test_a_forked_child_of_the_host_does_not_make_a_job_run_for_ever(store):
+    run_host("""
+        import os, threading, time, nodejobs
+        jobs, children, done = nodejobs.Jobs(STORE), [], threading.Event()
+        def fork_on():
+            while not done.is_set():
+                child = os.fork()
+                if not child:
+                    time.sleep(20)
+                    os._exit(0)
+                children.append(child)
+                time.sleep(0.002)
+        import warnings
+        warnings.simplefilter("ignore")
+        thread = threading.Thread(target=fork_on)
+        thread.start()
+        for turn in range(10):
+            assert jobs.run("exit 3", "a", startsecs=20).exit_code == 3
+        done.set(), thread.join()
+        assert jobs.run("true", "a").status == "finished"
+        jobs.remove("a")
+        import signal
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        """, store)
+
+
+@needs_root
+def test_as_pid_1_of_a_container_no_zombie_is_left_beyond_the_next_call(store):
+    script = textwrap.dedent("""
+        import os, sys, nodejobs
+        jobs = nodejobs.Jobs(STORE)
+        jobs.run(["sleep", "0.2"], "a", startsecs=0); jobs.run(["true"], "b")
+        jobs.wait("a"); jobs.get_status("b")
+        states = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            states[pid] = open("/proc/%s/stat" % pid).read().rpartition(")")[2].split()[0]
+        print(os.getpid(), [pid for pid in states if states[pid] == "Z"])
+        """)
+    text = "import sys; sys.path.insert(0, %r)\nSTORE = %r\n" % (str(HERE), str(store)) + script
+    done = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", PYTHON, "-c", text], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    if "unshare" in done.stderr:
+        pytest.skip("no pid namespaces here: " + done.stderr)
+    assert done.stdout == "1 []\n", done.stderr
+
+
+def test_an_interrupted_launcher_leaves_a_true_record(store):
+    for delay in (0.002, 0.005, 0.008, 0.012):
+        script = ("import sys, signal; sys.path.insert(0, %r); import nodejobs\n"
+                  "jobs = nodejobs.Jobs(%r)\nsignal.setitimer(signal.ITIMER_REAL, %r)\n"
+                  "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+                  "jobs.run('sleep 0.2; exit 3', 'a')" % (str(HERE), str(store), delay))
+        subprocess.run([PYTHON, "-c", script], stderr=subprocess.DEVNULL)
+        record = Jobs(store).wait("a", timeout=20)
+        assert record is None or (record.status, record.exit_code) in (("failed", 3), ("failed_start", None))
+        eventually(lambda: not processes_of(store))
+
+
+# ------ one file, anywhere ------
+
+def test_the_packages_names_of_the_original_work_from_the_single_file(store):
+    assert run_host("""
+        from nodejobs.jobdb import JobRecord
+        from nodejobs.jobs import Jobs
+        import nodejobs
+        assert Jobs is nodejobs.Jobs and JobRecord is nodejobs.JobRecord
+        print(Jobs(STORE).run("true", "a").status)
+        """, store) == "finished\n"
+
+
+@pytest.mark.parametrize("shape", ["package", "zip", "loader"])
+def test_vendored_copies_start_jobs_that_outlive_them(jobs, store, tmp_path, shape):
+    vendor = tmp_path / "myapp" / "_vendor"
+    vendor.mkdir(parents=True)
+    (tmp_path / "myapp" / "__init__.py").write_text("")
+    (vendor / "__init__.py").write_text("")
+    shutil.copy(str(FILE), str(vendor / "nodejobs.py"))
+    start = "jobs.Jobs(%r).run('sleep 0.3; exit 6', 'a', startsecs=0)" % str(store)
+    if shape == "package":
+        script = "import sys; sys.path.insert(0, %r)\nfrom myapp._vendor import nodejobs as jobs\n" % str(tmp_path)
+    elif shape == "zip":
+        with zipfile.ZipFile(str(tmp_path / "app.zip"), "w") as archive:
+            archive.write(str(FILE), "nodejobs.py")
+        script = "import sys; sys.path.insert(0, %r)\nimport nodejobs as jobs\n" % str(tmp_path / "app.zip")
+    else:
+        script = ("import importlib.util as u\nspec = u.spec_from_file_location('anything', %r)\n"
+                  "jobs = u.module_from_spec(spec); spec.loader.exec_module(jobs)\n" % str(vendor / "nodejobs.py"))
+    subprocess.check_call([PYTHON, "-W", "error", "-c", script + start], cwd="/")
+    shutil.rmtree(str(vendor))
+    assert jobs.wait("a").exit_code == 6
+
+
+def test_read_from_standard_input_it_starts_jobs_that_outlive_it(jobs, store):
+    with open(str(FILE), "rb") as file:
+        done = subprocess.run([PYTHON, "-", "--db", str(store), "run", "--id", "a", "--startsecs", "0", "-c",
+                               "sleep 0.3; exit 6"], stdin=file, stdout=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 0 and done.stdout.startswith("a: running (run 1, pid ")
+    assert jobs.wait("a").exit_code == 6
+
+
+def test_importing_it_imports_little_and_starts_nothing(store):
+    loaded = run_host("""
+        before = set(sys.modules)
+        import nodejobs
+        print(" ".join(sorted(set(sys.modules) - before)))
+        """, store, "-I", "-S").split()
+    assert set(loaded) <= {"nodejobs", "nodejobs.jobs", "nodejobs.jobdb", "_json", "os", "stat", "_stat", "posixpath",
+                           "genericpath", "_collections_abc", "abc", "_abc", "errno", "time"}
+
+
+def test_it_uses_only_the_standard_library():
+    tree = ast.parse(FILE.read_text(encoding="utf-8"))
+    names = {name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
+             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
+    assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "datetime", "_json", "json", "fnmatch", "fcntl",
+                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib"}
+
+
+# ------ command line ------
+
+def test_run_says_what_was_started(cli, jobs):
+    done = cli("run", "--id", "a", "--", "sleep", "30")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(r"^a: running \(run 1, pid \d+\)\n$", done.stdout)
+
+
+def test_run_takes_the_command_after_a_dash_dash_or_as_it_comes(cli, jobs):
+    cli("run", "--id", "a", "--", "echo", "--id", "b", "--")
+    assert jobs.job_logs("a")[0] == "--id b --\n"
+    cli("run", "--id", "b", "echo", "--wait", "--", "x")
+    assert jobs.job_logs("b")[0] == "--wait -- x\n"
+    cli("run", "--id=c", "-c", "echo $X$Y | tr a-z A-Z", "--env", "X=a=b", "--env=Y=c")
+    assert jobs.job_logs("c")[0] == "A=BC\n"
+    cli("run", "--id=d", "-cecho hi")
+    assert jobs.job_logs("d")[0] == "hi\n"
+
+
+def test_run_passes_its_options_on(cli, jobs, tmp_path):
+    (tmp_path / "sub").mkdir()
+    done = cli("run", "--id", "a", "--cwd", "sub", "--merge", "--timeout", "1h", "--startsecs", "20", "-c", "pwd; pwd >&2")
+    assert done.stdout.startswith("a: finished (run 1, 0.")
+    record = jobs.get_status("a")
+    assert (record.cwd, record.merge, record.timeout) == (str(tmp_path / "sub"), True, 3600.0)
+    assert jobs.job_logs("a")[0].split() == [record.cwd] * 2
+
+
+@pytest.mark.parametrize("line, code", [("exit 0", 0), ("exit 5", 5), ("kill -9 $$", 137), ("kill -TERM $$", 143),
+                                        ("no-such-program-here", 127), ("/", 126)])
+def test_waiting_exits_with_the_jobs_own_code(cli, line, code):
+    done = cli("run", "--id", "a", "--wait", "--startsecs", "20", "-c", line)
+    assert done.returncode == code
+    assert cli("wait", "a").returncode == code
+
+
+def test_run_without_waiting_exits_with_0_when_it_was_started(cli, tmp_path):
+    assert cli("run", "-c", "exit 5").returncode == 0
+    assert cli("run", "--", "no-such-program").returncode == 127
+    assert cli("run", "--", tmp_path).returncode == 126
+    assert cli("run", "--cwd", tmp_path / "nowhere", "--", "true").returncode in (126, 127)
+    done = cli("run", "--id", "shell", "-c", "echo oops >&2; no-such-program")
+    assert done.returncode == 127 and "  | oops\n" in done.stderr
+
+
+def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(cli):
+    cli("run", "--id", "a", "--", "sleep", "30")
+    for words in (["run", "--id", "a", "--", "true"], ["status", "b"], ["logs", "b"], ["wait", "b"], ["stop", "b"],
+                  ["history", "b"], ["remove", "b"], ["remove", "a"], ["--db", "/dev/null/x", "run", "true"]):
+        done = cli(*words)
+        assert (done.returncode, done.stdout) == (125, ""), words
+        assert re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+    for words in ([], ["nonsense"], ["run"], ["run", "-c", "x", "--", "y"], ["status"], ["status", "a", "b"], ["list", "x"],
+                  ["list", "--foo"], ["list", "-n"], ["list", "-n", "x"], ["list", "--json=1"], ["wait"],
+                  ["run", "--timeout", "soon", "true"], ["run", "--env", "X", "true"], ["list", "--status", "runing"],
+                  ["stop", "a", "--signal", "NOPE"], ["status", ""], ["wait", "a", "--timeout", "-1"], ["--nope"],
+                  ["status", "a", "--run", "-1"], ["run", "--timeout", "0", "true"]):
+        done = cli(*words)
+        assert (done.returncode, done.stdout) == (2, ""), words
+        assert words == [] or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+
+
+def test_a_typo_gets_a_suggestion(cli):
+    assert "did you mean 'status'?" in cli("stauts").stderr
+    assert "did you mean --timeout?" in cli("run", "--timeuot", "5", "true").stderr
+    assert "did you mean --version?" in cli("--versoin").stderr
+
+
+def test_help_and_version(cli):
+    assert cli("--version").stdout == "nodejobs %s\n" % nodejobs.__version__
+    main = cli("--help")
+    assert main.returncode == 0 and "exit codes" in main.stdout
+    assert cli("-h").stdout == main.stdout == cli().stderr
+    for verb in nodejobs.VERBS:
+        done = cli(verb, "--help")
+        assert done.returncode == 0 and "examples:\n  python3 nodejobs.py %s" % verb in done.stdout
+        assert cli(verb, "-h").stdout == done.stdout
+        assert "  %s " % verb in main.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_every_example_in_the_help_is_understood(cli, tmp_path):
+    make_script(tmp_path / "backup.sh", "#!/bin/sh\necho saved\n", 0o755)
+    cli("run", "--id", "backup", "true"), cli("run", "--id", "backup", "true"), cli("run", "--id", "backup", "true")
+    for job_id in ("build", "test", "web", "worker"):
+        cli("run", "--id", job_id, "true")
+    for verb, (_, _, _, _, examples) in sorted(nodejobs.VERBS.items(), key=lambda item: item[0] in ("remove", "prune")):
+        for line in examples:
+            line = line.replace("make && make install", "true").replace("rsync -a src/ dst/", "true")
+            done = subprocess.run("%s %s --db %s %s" % (PYTHON, FILE, tmp_path / "store", line), shell=True,
+                                  cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            assert done.returncode == 0, (line, done)
+
+
+def test_status_tells_everything(cli, jobs):
+    jobs.run("echo one; echo two >&2; exit 3", "a", envs={"X": "1"})
+    done = cli("status", "a")
+    assert done.returncode == 0
+    for part in ("a: failed\n", "why          exit code 3\n", "command      echo one; echo two >&2; exit 3\n",
+                 "last lines   | two\n", "ended        20", "used         0."):
+        assert part in done.stdout
+    jobs.run(["sleep", "30"], "a", startsecs=0)
+    assert "running for" in cli("status", "a").stdout
+    assert "why          exit code 3" in cli("status", "a", "--run", "1").stdout
+    record = jobs.get_status("a")
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    eventually(lambda: "its monitor was killed" in cli("status", "a").stdout)
+    assert "stopped by   %s, pid" % record.user in cli("stop", "a", "--json").stdout + cli("status", "a").stdout
+
+
+def test_json_is_one_object_for_one_job_an_array_for_many_and_nothing_else(cli, jobs):
+    done = cli("run", "--id", "é", "--json", "--startsecs", "20", "-c", "exit 3")
+    assert done.stdout.isascii() if hasattr(str, "isascii") else True
+    record = json.loads(done.stdout)
+    assert record == dict(jobs.get_status("é"))
+    jobs.run("true", "b")
+    assert json.loads(cli("status", "é", "--json").stdout) == record
+    assert [entry["self_id"] for entry in json.loads(cli("list", "--json").stdout)] == ["é", "b"]
+    assert json.loads(cli("list", "--json", "--status", "running").stdout) == []
+    assert json.loads(cli("wait", "é", "--json").stdout) == record
+    assert [entry["self_id"] for entry in json.loads(cli("wait", "b", "é", "--json").stdout)] == ["b", "é"]
+    assert json.loads(cli("history", "é", "--json").stdout) == [record]
+    assert json.loads(cli("stop", "é", "--json").stdout) == record
+    assert json.loads(cli("logs", "b", "--json").stdout) == {"self_id": "b", "run": 1, "stdout": "", "stderr": ""}
+    assert json.loads(cli("prune", "--json").stdout) == []
+    assert json.loads(cli("remove", "é", "--json").stdout) == record
+    done = cli("remove", "é", "b", "--json")
+    assert done.returncode == 125 and [entry["self_id"] for entry in json.loads(done.stdout)] == ["b"]
+    assert json.loads(cli("run", "--json", "--", "no-such").stdout)["status"] == "failed_start"
+
+
+def test_list_filters_limits_and_orders_by_start(cli, jobs):
+    for job_id, line in (("z", "true"), ("m", "exit 1"), ("a", "true")):
+        jobs.run(line, job_id)
+    rows = cli("list").stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["ID", "z", "m", "a"]
+    assert [row.split()[0] for row in cli("list", "-n", "1").stdout.splitlines()] == ["ID", "a"]
+    assert [row.split()[0] for row in cli("list", "--status", "failed,lost").stdout.splitlines()] == ["ID", "m"]
+    assert [row.split()[0] for row in cli("list", "--id", "[az]").stdout.splitlines()] == ["ID", "z", "a"]
+    done = cli("list", "--status", "lost")
+    assert (done.returncode, done.stdout) == (0, "") and "no such jobs" in done.stderr
+
+
+def test_logs_are_replayed_byte_for_byte(store, jobs):
+    jobs.run([PYTHON, "-c", "import os; os.write(1, bytes(range(256))); os.write(2, b'err\\n' * 3)"], "a", startsecs=20)
+
+    def logs(*words):
+        return subprocess.run([PYTHON, str(FILE), "--db", str(store), "logs", "a", *words], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+    assert (logs().stdout, logs().stderr) == (bytes(range(256)), b"err\n" * 3)
+    assert (logs("--stdout").stdout, logs("--stdout").stderr) == (bytes(range(256)), b"")
+    assert (logs("--stderr").stdout, logs("--stderr").stderr) == (b"err\n" * 3, b"")
+    assert logs("-n", "2").stderr == b"err\n" * 2
+    assert logs("-n", "0").stderr == b""
+    jobs.run("echo second", "a")
+    assert logs().stdout == b"second\n"
+    assert logs("--run", "1", "--stderr").stdout == b"err\n" * 3
+
+
+def test_the_last_lines_are_found_in_a_long_log(cli, jobs):
+    jobs.run([PYTHON, "-c", "for n in range(50000): print('line', n)"], "long", startsecs=20)
+    assert cli("logs", "long", "-n", "2").stdout == "line 49998\nline 49999\n"
+    assert len(cli("logs", "long", "-n", "30000").stdout.splitlines()) == 30000
+    assert len(cli("logs", "long", "-n", "90000").stdout.splitlines()) == 50000
+
+
+def test_wait_takes_many_ids_and_a_timeout(cli, jobs):
+    jobs.run("sleep 0.2", "a", startsecs=0)
+    jobs.run("sleep 0.1; exit 7", "b", startsecs=0)
+    jobs.run("exit 8", "c", startsecs=0)
+    done = cli("wait", "a", "b", "c")
+    assert done.returncode == 7
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["a:", "b:", "c:"]
+    jobs.run(["sleep", "30"], "long", startsecs=0)
+    done = cli("wait", "long", "--timeout", "0.1s")
+    assert done.returncode == 124 and "long: running" in done.stdout
+
+
+def test_interrupting_a_wait_leaves_the_job_running_and_says_so(jobs, store):
+    jobs.run(["sleep", "30"], "a", startsecs=0)
+    waiter = subprocess.Popen([PYTHON, "-u", str(FILE), "--db", str(store), "wait", "a"], stderr=subprocess.PIPE,
+                              stdout=subprocess.PIPE, universal_newlines=True)
+    eventually(lambda: is_blocked(waiter.pid))
+    waiter.send_signal(signal.SIGINT)
+    assert waiter.communicate()[1] == "nodejobs: no longer waiting for a, which goes on\n"
+    assert waiter.returncode == 130
+    assert jobs.get_status("a").status == STATUS.c_running
+
+
+def is_blocked(pid):
+    """Tell whether a process waits in poll(2) or nanosleep(2)."""
+    with contextlib.suppress(OSError):
+        channel = pathlib.Path("/proc/%d/syscall" % pid).read_text().split()[0]
+        return channel in ("7", "35", "230", "73", "115", "271", "407")
+    return False
+
+
+def test_stop_history_remove_and_prune_from_the_command_line(cli, jobs):
+    for job_id in ("a", "b"):
+        cli("run", "--id", job_id, "--startsecs", "0", "--", "sleep", "30")
+    done = cli("stop", "a", "nobody", "b", "--grace", "1s", "--signal", "INT")
+    assert done.returncode == 125
+    assert done.stdout == ("a: stopped by SIGINT (run 1, %s)\nb: stopped by SIGINT (run 1, %s)\n"
+                           % tuple(nodejobs.human_seconds(jobs.get_status(job_id).duration) for job_id in "ab"))
+    assert "no job 'nobody'" in done.stderr
+    assert cli("stop", "a").returncode == 0
+    cli("run", "--id", "a", "--", "sh", "-c", "exit 3")
+    rows = [row.split()[:3] for row in cli("history", "a").stdout.splitlines()]
+    assert rows == [["RUN", "STATUS", "EXIT"], ["1", "stopped", "SIGINT"], ["2", "failed", "3"]]
+    assert cli("prune", "--keep", "1").stdout == "removed 1 run\n"
+    assert cli("remove", "b").returncode == 0
+    assert list(jobs.list_status()) == ["a"]
+    assert cli("prune", "--older-than", "0s").stdout == "removed 1 run\n"
+
+
+def test_fresh_from_the_command_line(cli, jobs):
+    cli("run", "--id", "a", "--startsecs", "20", "--", "true")
+    done = cli("run", "--id", "a", "--fresh", "1h", "--", "true")
+    assert done.returncode == 0 and "a is fresh; nothing was started" in done.stderr
+    assert len(jobs.history("a")) == 1
+    cli("run", "--id", "b", "--startsecs", "0", "--", "sleep", "30")
+    assert "b is still running; nothing was started" in cli("run", "--id", "b", "--fresh", "1h", "--", "true").stderr
+    assert cli("run", "--id", "new", "--fresh", "1h", "--", "true").stderr == ""
+
+
+@pytest.mark.parametrize("text, seconds", [("90", 90), ("90s", 90), ("15m", 900), ("6h", 21600), ("7d", 604800),
+                                           ("0.5", 0.5), ("1.5h", 5400)])
+def test_durations(text, seconds):
+    assert nodejobs.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1w", "1h30m", "1e3", "nan", "inf", "½", "1..2"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(SchemaError, match="is not a duration"):
+        nodejobs.duration(text)
+
+
+@pytest.mark.parametrize("seconds, text", [(None, "-"), (0.04, "0.0s"), (59.94, "59.9s"), (65, "1m05s"), (7380, "2h03m"),
+                                           (273600, "3d04h"), (59.99, "60.0s"), (60, "1m00s"), (3600, "1h00m")])
+def test_durations_for_eyes(seconds, text):
+    assert nodejobs.human_seconds(seconds) == text
+
+
+def test_a_table_fits_its_width_and_survives_hostile_ids(cli, jobs):
+    for job_id in ("\x1b[2J", "new\nline", "\u202erot", "日本語" * 10, "x" * 200, "ok"):
+        jobs.run(["echo", "\x1b]0;title\x07", "日本語" * 30], job_id)
+    for columns in (40, 60, 80, 132):
+        output = cli("list", env={"COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}).stdout
+        rows = output.splitlines()
+        assert len(rows) == 7
+        assert all(nodejobs.width_of(row) <= columns for row in rows)
+        assert all(row.isprintable() for row in rows)
+    assert "\\x1b[2J" in output and "new\\nline" in output
+    wide = cli("list", env={"PYTHONIOENCODING": "utf-8"}).stdout
+    assert "x" * 200 in wide, "without a terminal nothing is cut"
+    assert all(row.isprintable() for row in cli("status", "\x1b[2J").stdout.splitlines())
+    assert "\x1b" not in cli("status", "\x1b[31m").stderr
+
+
+def test_output_that_the_locale_cannot_say_is_escaped(cli, jobs):
+    jobs.run("true", "é日")
+    done = cli("list", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.returncode == 0 and "\\xe9\\u65e5" in done.stdout
+
+
+def test_a_closed_pipe_ends_quietly(store, jobs):
+    for number in range(300):
+        shutil.copytree(str(HERE / "examples"), str(store / ("job-%03d" % number) / "000001")) if False else None
+    record = jobs.run([PYTHON, "-c", "print('x' * 2000000)"], "big", startsecs=20)
+    assert record.ended
+    reading, writing = os.pipe()
+    process = subprocess.Popen([PYTHON, str(FILE), "--db", str(store), "logs", "big"], stdout=writing,
+                               stderr=subprocess.PIPE)
+    os.close(writing)
+    os.read(reading, 10)
+    os.close(reading)
+    assert process.communicate()[1] == b""
+    assert process.returncode == 141
+
+
+def on_a_terminal(words, env, columns=80):
+    """Run a command line on a terminal of its own; return what it shows."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(PYTHON, [PYTHON, str(FILE), *words], env)
+    import fcntl
+    import struct
+    import termios
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    output = b""
+    while select.select([terminal], [], [], 20)[0]:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        output += part
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return output.decode()
+
+
+def test_colour_is_for_terminals_only_and_not_with_no_color(jobs, store, cli):
+    jobs.run("exit 1", "a")
+    env = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
+    env.update(NODEJOBS_DB=str(store), TERM="xterm")
+    assert "\x1b[31mfailed" in on_a_terminal(["list"], env)
+    assert "\x1b[31mfailed" in on_a_terminal(["status", "a"], env)
+    assert "\x1b" not in on_a_terminal(["list"], dict(env, NO_COLOR="1"))
+    assert "\x1b" not in on_a_terminal(["list"], dict(env, TERM="dumb"))
+    assert "\x1b" not in cli("list").stdout
+
+
+def test_the_command_line_is_a_function_that_returns_its_exit_code(store, capsys, monkeypatch):
+    monkeypatch.setenv("NODEJOBS_DB", str(store))
+    assert nodejobs.main(["run", "--id", "a", "--wait", "-c", "exit 4"]) == 4
+    assert nodejobs.main(["list"]) == 0
+    assert nodejobs.main(["nonsense"]) == 2
+    assert "a: failed: exit code 4" in capsys.readouterr().out
+
+
+def test_a_lost_job_is_125_for_who_waits(cli, jobs):
+    record = jobs.run(["sleep", "0.3"], "lost", startsecs=0)
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    done = cli("wait", "lost")
+    assert done.returncode == 125 and "lost: lost" in done.stdout
+
+
+def test_real_time_signals_have_exit_codes(cli, jobs):
+    number = signal.SIGRTMIN + 3
+    record = jobs.run([PYTHON, "-c", "import os; os.kill(os.getpid(), %d)" % number], "rt", startsecs=20)
+    assert record.signal and record.exit_code is None
+    assert cli("wait", "rt").returncode == 128 + number
