@@ -883,6 +883,8 @@ def escape_id(job_id: str) -> str:
         raise SchemaError("a job id must be a text of at least one character, not %r" % (job_id,))
     if is_plain(job_id):
         return job_id
+    if "\0" in job_id:
+        raise SchemaError("the job id %r holds a NUL character, which no environment variable can" % (job_id,))
     try:
         # surrogateescape: an id from the command line may hold bytes that are no UTF-8
         raw = job_id.encode("utf-8", "surrogateescape")
@@ -1389,6 +1391,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGUSR1,
                    signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a host that ignores it hands that on, and we could not wait
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     close_strays()
     directory = order["directory"]
@@ -1684,6 +1687,7 @@ class Jobs:
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None,
             "environment": changes, "merge": entry["merge"], "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": shell_startsecs}
+        answer = b""
         try:
             answer = start_monitor(self.python, job_id, environment, order, lock, directory + "/" + LOCK)
             problem = answer[1:].decode("utf-8", "replace") if answer else "its monitor (%s) died" % self.python
@@ -1694,13 +1698,13 @@ class Jobs:
                                                 "error": "command and environment are too long: %s" % error.strerror})
                 return
         if problem:
-            record = self.store.read(job_id, run, holding=True)
-            if record is None or record.status == FAILED_START and record.ended_at is None:
-                try:
-                    self.store.append(job_id, run, {"status": FAILED_START, "error": problem})
-                except OSError:
-                    pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
-                raise NodejobsError("job %r was not started: %s" % (job_id, problem))
+            if not answer and self.store.read(job_id, run, holding=True).last_pid is not None:
+                return  # it died, but not before it had started the command
+            try:
+                self.store.append(job_id, run, {"status": FAILED_START, "error": problem})
+            except OSError:
+                pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
+            raise NodejobsError("job %r was not started: %s" % (job_id, problem))
 
     def _forget_old_runs(self, job_id: str) -> None:
         directory = self.store.job_dir(job_id)
@@ -1803,8 +1807,8 @@ class Jobs:
             raise CannotStop(record, left, "these processes outlived even SIGKILL, or belong to another user: %s"
                              % ", ".join([str(pid) for pid in left]))
         self._say("%s: stopped" % job_id)
-        if record.ended:
-            return record
+        if record.ended or record.last_pid == os.getpid():  # the command asked for its own end: it has to go now
+            return self.get_status(job_id, record.run)
         with Translate("write to", self.db_path):
             # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
             after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
@@ -1993,26 +1997,27 @@ def coloured(status: str, text: str) -> str:
 
 
 def table(columns: "List[Tuple[str, int, List[str]]]") -> None:
-    """Print columns (title, least width, cells), the first one always, those that do not fit dropped from the right.
+    """Print columns (title, least width, cells). What does not fit is dropped from the right, but for the first two.
 
-    The last column that is left takes what room there is.
+    The first and the last column share what room the others leave.
     """
     room = terminal_width()
     columns = [(title, least, [title] + [printable(cell) for cell in cells]) for title, least, cells in columns]
     while len(columns) > 2 and sum(least + 2 for _, least, _ in columns) - 2 > room:
         del columns[-1]
     widths = [max(width_of(cell) for cell in cells) for _, _, cells in columns]
-    for index in sorted(range(len(columns)), reverse=True):  # shrink from the right
+    for index, keep in ((0, room // 3), (-1, columns[-1][1]), (0, columns[0][1])):
         excess = sum(widths) + 2 * (len(widths) - 1) - room
-        widths[index] = max(widths[index] - max(excess, 0), min(columns[index][1], widths[index]))
+        if excess > 0:
+            widths[index] = max(widths[index] - excess, min(keep, widths[index]))
     titles = [title for title, _, _ in columns]
     for number, row in enumerate(zip(*[cells for _, _, cells in columns])):
         parts = [fit(cell, width) for cell, width in zip(row, widths)]
-        line = "  ".join(parts).rstrip()
-        if number and "STATUS" in titles:
+        parts[-1] = parts[-1].rstrip()
+        if number:
             column = titles.index("STATUS")
-            line = "  ".join(parts[:column] + [coloured(row[column], parts[column])] + parts[column + 1:]).rstrip()
-        say(line)
+            parts[column] = coloured(row[column], parts[column])
+        say("  ".join(parts))
 
 
 def human_seconds(seconds: "Optional[float]") -> str:
@@ -2074,6 +2079,18 @@ def tail(path: str, lines: int) -> bytes:
     except OSError:
         return b""
     return b"".join(end.splitlines(True)[-lines:]) if lines else b""
+
+
+def parts_of(path: str) -> "Iterator[bytes]":
+    """Yield the parts of a log; nothing if there is none, as after a start that failed early."""
+    if os.path.exists(path):
+        with Translate("read", path):
+            file = open(path, "rb")
+        with file:
+            part = file.read(1 << 20)
+            while part:
+                yield part
+                part = file.read(1 << 20)
 
 
 def error_tail(record: JobRecord) -> "List[str]":
@@ -2270,15 +2287,8 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
         if options.n is not None:
             raw.write(tail(path, options.n))
         else:
-            try:
-                with Translate("read", path), open(path, "rb") as file:
-                    part = file.read(1 << 20)
-                    while part:
-                        raw.write(part)
-                        part = file.read(1 << 20)
-            except StoreError as error:
-                if not isinstance(error.__cause__, FileNotFoundError):  # a start that failed early made no logs
-                    raise
+            for part in parts_of(path):
+                raw.write(part)
         raw.flush()
     return 0
 
@@ -2494,6 +2504,9 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         # Whoever read our output has enough. What Python still holds back must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGNAL + int(signal.SIGPIPE)
+    except OSError as error:
+        complain("cannot write the output: %s" % error.strerror)
+        return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_SIGNAL + int(signal.SIGINT)
 

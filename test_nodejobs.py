@@ -81,6 +81,13 @@ def lines_of(path, number):
     return eventually(look)
 
 
+def open_to_others(tmp_path):
+    """Let other users through to a test's directory (pytest makes it for its owner only)."""
+    for path in [tmp_path, *tmp_path.parents]:
+        if path.owner() == "root" and not stat.S_IMODE(path.stat().st_mode) & stat.S_ISVTX:
+            path.chmod(path.stat().st_mode | 0o055)
+
+
 def journal_of(record):
     return [json.loads(line) for line in (pathlib.Path(record.logdir) / "journal.jsonl").read_text().splitlines()]
 
@@ -108,8 +115,8 @@ def jobs(store):
 def cli(store, tmp_path):
     """Run the command line on the test's store; return the completed process, its output as text."""
     def run(*words, **options):
-        env = dict(os.environ, NODEJOBS_DB=str(store), **options.pop("env", {}))
-        env.pop("COLUMNS", None) if "COLUMNS" not in options.get("env", {}) else None
+        ours = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+        env = dict(ours, NODEJOBS_DB=str(store), **options.pop("env", {}))
         options.setdefault("timeout", 60)
         options.setdefault("cwd", str(tmp_path))
         return subprocess.run([PYTHON, str(FILE), *map(str, words)], env=env, stdin=subprocess.DEVNULL,
@@ -250,7 +257,9 @@ def test_the_command_has_its_own_session_no_foreign_descriptor_and_default_signa
     files = dict(line.split()[-3::2] for line in output.splitlines() if "->" in line)
     assert files == {"0": "/dev/null", "1": record.stdout_path, "2": record.stderr_path}
     assert "%d %d %d\n" % (record.last_pid, record.last_pid, record.last_pid) in output
-    assert re.search(r"SigIgn:\s+0+$", output, re.M) and re.search(r"SigBlk:\s+0+$", output, re.M)
+    masks = {name: int(mask, 16) for name, mask in re.findall(r"^(Sig\w+):\s+([0-9a-f]+)$", output, re.M)}
+    internal = 1 << 31 | 1 << 32  # 32 and 33 are the C library's own; its posix_spawn leaves them ignored
+    assert masks["SigIgn"] & ~internal == 0 and masks["SigBlk"] == 0
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 77, 255])
@@ -408,9 +417,7 @@ def test_a_missing_working_directory_is_a_failed_start(jobs, tmp_path):
 def test_a_working_directory_that_may_not_be_entered_is_a_failed_start(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    for path in [tmp_path, *tmp_path.parents][:-2]:
-        if path.owner() == "root" and path != pathlib.Path("/tmp"):
-            path.chmod(0o755)
+    open_to_others(tmp_path)
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     copy = tmp_path / "nodejobs.py"
@@ -811,7 +818,9 @@ def test_two_stops_at_once_both_see_it_stopped(jobs):
 
 @needs_root
 def test_what_cannot_be_stopped_is_named_and_not_called_stopped(jobs, store, tmp_path):
+    open_to_others(tmp_path)
     record = jobs.run(["sleep", "30"], "roots", startsecs=0)
+    store.chmod(0o755)
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -829,8 +838,6 @@ def test_what_cannot_be_stopped_is_named_and_not_called_stopped(jobs, store, tmp
     answer = os.read(reading, 65536)
     os.close(reading)
     os.waitpid(child, 0)
-    if b"Permission denied" in answer:
-        pytest.skip("the directory above the store is closed to other users")
     pids, status, text = json.loads(answer.decode())
     assert pids == [record.last_pid] and status == STATUS.c_running
     assert "another user" in text and str(record.last_pid) in text
@@ -1047,7 +1054,7 @@ def test_an_old_runs_late_writer_cannot_touch_a_new_run(jobs):
 HOSTILE_IDS = ["..", ".", "../../../evil", "/etc/passwd", "a/b", "a\\b", "-rf", "--help", "con", "CON", "nul.txt", "lpt1",
                "trailing.", "trailing ", " leading", "new\nline", "tab\t", "\x1b[2J\x1b[31mred", "\u202egnp.exe", "é", "日本語",
                "😀", "%41", "%", "+", "+a", "a+b", "A", "a", "Ab", "aB", "AB", "lock", "000001", "*", "?", "[a]", "'", '"', "$(x)",
-               "\udcff", "\0", "x" * 255, "true", "77", "1e5", "null", ".removed-1", "journal.jsonl", "~", "#", "a:b", "a|b"]
+               "\udcff", "x" * 255, "true", "77", "1e5", "null", ".removed-1", "journal.jsonl", "~", "#", "a:b", "a|b"]
 
 
 def test_ids_round_trip_are_kept_apart_and_stay_inside(jobs, store, tmp_path):
@@ -1066,7 +1073,7 @@ def test_ids_round_trip_are_kept_apart_and_stay_inside(jobs, store, tmp_path):
 
 @pytest.mark.parametrize("job_id, error", [
     ("", "at least one character"), ("x" * 256, "too long"), ("é" * 100, "too long"), ("\ud800", "lone surrogate"),
-    ("\udcc3\udca9", "plain UTF-8"), (77, "must be a text"), (b"x", "must be a text")])
+    ("\udcc3\udca9", "plain UTF-8"), ("a\0b", "NUL"), (77, "must be a text"), (b"x", "must be a text")])
 def test_what_cannot_be_an_id_is_refused_with_a_reason(jobs, store, job_id, error):
     for act in (lambda: jobs.run(["true"], job_id), lambda: jobs.get_status(job_id), lambda: jobs.remove(job_id)):
         with pytest.raises(SchemaError, match=error):
@@ -1075,7 +1082,7 @@ def test_what_cannot_be_an_id_is_refused_with_a_reason(jobs, store, job_id, erro
 
 
 def test_every_character_round_trips_through_a_directory_name():
-    for code in list(range(0x800)) + list(range(0xDC80, 0xDD00)) + [0xFFFF, 0x10000, 0x1F600]:
+    for code in list(range(1, 0x800)) + list(range(0xDC80, 0xDD00)) + [0xFFFF, 0x10000, 0x1F600]:
         for job_id in (chr(code), "a" + chr(code), chr(code) + "b"):
             name = nodejobs.escape_id(job_id)
             assert nodejobs.unescape_id(name) == job_id
@@ -1247,9 +1254,7 @@ def test_a_full_disk_is_a_clear_error_and_damages_nothing(tmp_path):
 
 @needs_root
 def test_readers_need_no_write_permission(jobs, store, tmp_path):
-    for path in [tmp_path, *tmp_path.parents][:-2]:
-        if path.owner() == "root" and path != pathlib.Path("/tmp"):
-            path.chmod(0o755)
+    open_to_others(tmp_path)
     jobs.run("echo hello", "a")
     jobs.run(["sleep", "30"], "b", startsecs=0)
     store.chmod(0o755)
@@ -1505,7 +1510,7 @@ def test_importing_it_imports_little_and_starts_nothing(store):
         print(" ".join(sorted(set(sys.modules) - before)))
         """, store, "-I", "-S").split()
     assert set(loaded) <= {"nodejobs", "nodejobs.jobs", "nodejobs.jobdb", "_json", "os", "stat", "_stat", "posixpath",
-                           "genericpath", "_collections_abc", "abc", "_abc", "errno", "time"}
+                           "os.path", "genericpath", "_collections_abc", "abc", "_abc", "errno", "time"}
 
 
 def test_it_uses_only_the_standard_library():
@@ -1760,7 +1765,7 @@ def test_durations_for_eyes(seconds, text):
 
 
 def test_a_table_fits_its_width_and_survives_hostile_ids(cli, jobs):
-    for job_id in ("\x1b[2J", "new\nline", "\u202erot", "日本語" * 10, "x" * 200, "ok"):
+    for job_id in ("\x1b[2J", "new\nline", "\u202erot", "日本語" * 8, "x" * 200, "ok"):
         jobs.run(["echo", "\x1b]0;title\x07", "日本語" * 30], job_id)
     for columns in (40, 60, 80, 132):
         output = cli("list", env={"COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}).stdout
@@ -1782,8 +1787,6 @@ def test_output_that_the_locale_cannot_say_is_escaped(cli, jobs):
 
 
 def test_a_closed_pipe_ends_quietly(store, jobs):
-    for number in range(300):
-        shutil.copytree(str(HERE / "examples"), str(store / ("job-%03d" % number) / "000001")) if False else None
     record = jobs.run([PYTHON, "-c", "print('x' * 2000000)"], "big", startsecs=20)
     assert record.ended
     reading, writing = os.pipe()
