@@ -1,0 +1,51 @@
+# make test     the tests, in a virtual environment of their own (.venv)
+# make cover    the same with coverage of the library, the monitor and the command line
+# make bench    every figure that README.md promises, as ratios taken in one run
+# make lint     a strict type check, and a look for mistakes
+# make install  PREFIX=/usr/local: the command `nodejobs`
+# make wheel    dist/nodejobs-*.whl: `import nodejobs` and the command `nodejobs`
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+VENV = .venv
+RUN = $(VENV)/bin/python
+
+all: test
+
+# Without ensurepip (Debian splits it off) the pip of $(PYTHON) fills the environment from outside.
+$(VENV)/ready: Makefile
+	rm -rf $(VENV)
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(RUN) install --quiet pytest pytest-cov || { \
+		$(PYTHON) -m venv --clear $(VENV) && $(RUN) -m pip install --quiet pytest pytest-cov; }
+	touch $@
+
+test: $(VENV)/ready
+	$(RUN) -m pytest -q -rs test_nodejobs.py
+
+cover: $(VENV)/ready
+	rm -f .coverage .coverage.*
+	$(RUN) -m pytest -q -rs --cov --cov-config=.coveragerc --cov-fail-under=95 test_nodejobs.py
+
+bench: $(VENV)/ready
+	$(RUN) examples/benchmark.py
+
+lint: $(VENV)/ready
+	$(PYTHON) -m pip --python $(RUN) install --quiet mypy pyflakes
+	$(RUN) -m mypy --strict nodejobs.py
+	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py
+
+install:
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 nodejobs.py $(DESTDIR)$(PREFIX)/bin/nodejobs
+
+wheel:
+	rm -rf build dist
+	mkdir -p build/wheel
+	cp nodejobs.py README.md LICENSE .packaging/pyproject.toml build/wheel
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist build/wheel
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
+
+.PHONY: all test cover bench lint install wheel clean
