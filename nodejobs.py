@@ -2099,6 +2099,13 @@ def error_tail(record: JobRecord) -> "List[str]":
     return [printable(line) for line in tail(path, TAIL_LINES).decode("utf-8", "replace").splitlines()]
 
 
+def complain_tail(record: JobRecord) -> None:
+    """Show the last lines of stderr of a run that failed."""
+    sys.stdout.flush()  # what was said about it comes first
+    for line in error_tail(record) if record.status in (FAILED, FAILED_START) else ():
+        write(sys.stderr, "  | " + line)
+
+
 def start_exit_code(record: JobRecord) -> int:
     """Return what `run` exits with when it does not wait."""
     if record.status != FAILED_START:
@@ -2150,9 +2157,8 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
     if options.wait:
         return wait_for(jobs, [record.self_id], None, options.json)
     show([record], [record.self_id], options.json)
-    if record.status in (FAILED, FAILED_START) and not options.json:
-        for line in error_tail(record):
-            write(sys.stderr, "  | " + line)
+    if not options.json:
+        complain_tail(record)
     return start_exit_code(record)
 
 
@@ -2169,10 +2175,7 @@ def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_js
             code = code or job_exit_code(record)
             if not as_json:
                 show([record], ids, False)
-                if record.status in (FAILED, FAILED_START):
-                    for line in error_tail(record):
-                        write(sys.stderr, "  | " + line)
-                sys.stdout.flush()
+                complain_tail(record)
     except KeyboardInterrupt:
         complain("no longer waiting for %s, which goes on" % job_id)
         return EXIT_SIGNAL + int(signal.SIGINT)

@@ -8,7 +8,6 @@ Every test has a store of its own; when it ends, its jobs are stopped and no pro
 import ast
 import contextlib
 import errno
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -703,6 +702,31 @@ def test_logs_of_a_start_that_never_came_to_logs_are_empty(jobs, monkeypatch):
     with pytest.raises(NodejobsError):
         jobs.run(["true"], "a")
     assert jobs.job_logs("a") == ("", "")
+
+
+def test_where_there_is_no_posix_spawn_jobs_start_all_the_same(store):
+    assert run_host("""
+        import os, nodejobs
+        if hasattr(os, "posix_spawn"):
+            del os.posix_spawn
+        jobs = nodejobs.Jobs(STORE)
+        print(jobs.run("echo hello; exit 3", "a", startsecs=20).exit_code, jobs.job_logs("a")[0], end="")
+        """, store, "-X", "dev", "-W", "error") == "3 hello\n"
+
+
+def test_where_there_is_no_resource_module_the_exit_code_is_known_and_the_usage_is_not(jobs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    record = jobs.run("exit 3", "a", startsecs=20)
+    assert (record.exit_code, record.cpu_seconds, record.max_rss_kb) == (3, None, None)
+    assert jobs.run("kill -9 $$", "a", startsecs=20).signal == "SIGKILL"
+    assert jobs.run("sleep 30", "a", timeout=0.1, startsecs=20).signal == "SIGTERM"
+
+
+def test_where_there_is_no_scanner_in_c_the_json_module_reads_journals(jobs, monkeypatch):
+    record = jobs.run("exit 3", "a")
+    monkeypatch.setitem(sys.modules, "_json", None)
+    monkeypatch.setattr(nodejobs, "read_json", nodejobs.json_reader())
+    assert jobs.get_status("a") == record
 
 
 # ------ stopping ------
@@ -1853,3 +1877,187 @@ def test_real_time_signals_have_exit_codes(cli, jobs):
     record = jobs.run([PYTHON, "-c", "import os; os.kill(os.getpid(), %d)" % number], "rt", startsecs=20)
     assert record.signal and record.exit_code is None
     assert cli("wait", "rt").returncode == 128 + number
+
+
+# ------ the README and the examples ------
+
+def blocks_of(language):
+    """Return the README's code blocks of a language, in order."""
+    return re.findall(r"^```%s\n(.*?)^```$" % language, (HERE / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+
+
+def transcript_of(block):
+    """Return [command, expected output] of a console block."""
+    parts = re.split(r"^\$ ", block, flags=re.M)[1:]
+    return [part.split("\n", 1) for part in parts]
+
+
+def normal(text):
+    """Replace what differs from run to run."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE", text)
+    text = re.sub(r"pid \d+", "pid N", text)
+    text = re.sub(r"\b\d+\.\d+(s| MB)", r"N\1", text)
+    return re.sub(" {2,}", "  ", text)  # columns are as wide as their cells
+
+
+@pytest.fixture
+def newcomer(store, tmp_path):
+    """A home directory with a copy of the file and nothing else; yields (directory, environment)."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(str(FILE), str(home))
+    env = {key: value for key, value in os.environ.items()
+           if key not in ("NODEJOBS_DB", "XDG_STATE_HOME", "COLUMNS", "NO_COLOR")}
+    bin_directory = tmp_path / "bin"
+    bin_directory.mkdir()
+    make_script(bin_directory / "python3", '#!/bin/sh\nexec "%s" "$@"\n' % PYTHON, 0o755)
+    env.update(HOME=str(home), PATH="%s:%s" % (bin_directory, env["PATH"]), PYTHON=PYTHON)
+    yield home, env
+    jobs = Jobs(home / ".local/state/nodejobs")
+    for job_id in jobs.list({"status": ["running", "starting"]}):
+        jobs.stop(job_id, grace=0)
+
+
+def test_every_command_of_the_readme_does_what_is_printed_there(newcomer):
+    home, env = newcomer
+    commands = [pair for block in blocks_of("console") for pair in transcript_of(block)]
+    assert len(commands) > 15
+    last = 0
+    for command, expected in commands:
+        if command.startswith("make "):
+            # Not these tests within these tests; install and wheel have a test of their own.
+            subprocess.check_call(["make", "--dry-run", "-C", str(HERE), *command.split()[1:]], stdout=subprocess.DEVNULL)
+            continue
+        done = subprocess.run(["bash", "-c", "(exit %d); " % last + command], cwd=str(home), env=env, timeout=60,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              universal_newlines=True)
+        last = done.returncode
+        shown, pattern = normal(done.stdout), re.escape(normal(expected)).replace(r"\.\.\.", ".*")
+        assert re.match("^%s$" % pattern, shown), (command, done.stdout)
+
+
+def test_every_snippet_of_the_readme_runs(newcomer):
+    home, env = newcomer
+    script = "\n".join(blocks_of("python"))
+    done = subprocess.run([PYTHON, "-W", "error", "-c", script], cwd=str(home), env=env, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "shell failed exit code 3" in done.stdout and "long stopped None" in done.stdout
+    assert "oops" not in done.stdout and "failed_start cannot execute no-such-program" in done.stdout
+
+
+def test_every_file_that_the_readme_links_exists():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", (HERE / "README.md").read_text(encoding="utf-8"))
+    assert len(links) >= 5 and all((HERE / link).exists() for link in links)
+    assert {"examples/" + name for name in os.listdir(str(HERE / "examples")) if not name.startswith("__")} == set(links)
+
+
+def test_the_readme_and_the_help_name_every_verb_and_option():
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    for verb, (_, _, _, options, _) in nodejobs.VERBS.items():
+        assert "| `%s " % verb in readme or "`%s " % verb in readme, verb
+        for flag, *_ in options:
+            assert flag in readme, flag
+
+
+def test_the_calls_of_the_originals_documents_work(store, tmp_path, capsys):
+    from nodejobs.jobdb import JobRecord as OldRecord
+    from nodejobs.jobs import Jobs as OldJobs
+    (tmp_path / "script.py").write_text("print('hello')\n")
+    manager = OldJobs(db_path=str(store))
+    record = manager.run(command="%s %s" % (PYTHON, tmp_path / "script.py"), job_id="job_001")
+    manager.wait(job_id="job_001")
+    record = manager.get_status(job_id="job_001")
+    assert record.status == OldRecord.Status.c_finished
+    assert (record.self_id, type(record.last_pid)) == ("job_001", int)
+    stdout, stderr = manager.job_logs(job_id="job_001")
+    assert (stdout, stderr) == ("hello\n", "")
+    assert manager.stop(job_id="job_001").status == "finished"
+    manager.run(command="sleep 30", job_id="job_002")
+    running = manager.list(filter={OldRecord.status: OldRecord.Status.c_running})
+    assert [(job_id, info.status) for job_id, info in running.items()] == [("job_002", "running")]
+    stopped = manager.stop(job_id="job_002")
+    assert stopped.status in [stopped.Status.c_finished, stopped.Status.c_stopped, stopped.Status.c_failed]
+    assert manager.get_status("unknown_job_id") is None
+
+
+def run_example(newcomer, *words):
+    home, env = newcomer
+    return subprocess.run(list(map(str, words)), cwd=str(home), env=env, stdin=subprocess.DEVNULL, timeout=300,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+
+def test_the_install_example_installs_and_then_skips_what_is_fresh(newcomer):
+    home, env = newcomer
+    words = ["sh", HERE / "examples" / "install.sh", home / "app", "iniconfig"]
+    done = run_example(newcomer, *words)
+    if "No matching distribution" in done.stderr or "ensurepip" in done.stderr:
+        pytest.skip("no package index, or no ensurepip: " + done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    steps = ["1-environment", "2-package", "3-self-check"]
+    assert [line.partition(": finished")[0] for line in done.stdout.splitlines()[:3]] == steps
+    subprocess.check_call([str(home / "app/venv/bin/python"), "-c", "import iniconfig"])
+    again = run_example(newcomer, *words)
+    assert again.returncode == 0 and again.stderr.count("is fresh; nothing was started") == 3
+    assert [record.run for record in Jobs(home / "app/jobs").list_status().values()] == [1, 1, 1]
+    failed = run_example(newcomer, "sh", HERE / "examples" / "install.sh", home / "app2", "no-such-package-at-all")
+    assert failed.returncode != 0 and "2-package: failed: exit code 1" in failed.stdout and "  | ERROR" in failed.stderr
+    assert "3-self-check" not in failed.stdout
+
+
+def test_the_backup_example_backs_up_once(newcomer):
+    home, env = newcomer
+    (home / "data" / "deep").mkdir(parents=True)
+    (home / "data" / "deep" / "file").write_text("precious")
+    words = [PYTHON, HERE / "examples" / "backup.py", home / "data", home / "data.tar.gz"]
+    first = run_example(newcomer, *words)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert subprocess.check_output(["tar", "-xzOf", str(home / "data.tar.gz"), "./deep/file"]) == b"precious"
+    assert run_example(newcomer, *words).stdout == first.stdout, "the same run: the second call started nothing"
+    failed = run_example(newcomer, PYTHON, HERE / "examples" / "backup.py", home / "missing", home / "missing.tar.gz")
+    assert failed.returncode == 1 and "exit code 2" in failed.stderr and "missing" in failed.stderr
+
+
+def test_the_tickets_example_adds_fields(newcomer):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "tickets.py", "OPS-17", "ann", "true")
+    assert done.stdout == ("refused: TicketRecord.ticket is required: pass ticket=... to run()\n"
+                           "deploy-OPS-17: finished, for OPS-17, ask ann\n"), done.stderr
+
+
+def test_the_vendoring_example_works(newcomer):
+    home, env = newcomer
+    done = run_example(newcomer, "sh", HERE / "examples" / "vendoring.sh", home / "demo")
+    assert re.match(r"^running\nlater: finished \(run 1, 1\.\ds\)\n$", done.stdout), done.stderr
+
+
+def test_the_benchmark_prints_a_row_with_its_budget(newcomer):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "-n", "3", "stop")
+    assert re.search(r"^stop, p90 .*<= 10  (holds|FALLS SHORT)$", done.stdout, re.M), done.stderr
+    assert run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "nonsense").returncode == 2
+
+
+def test_make_install_and_make_wheel_give_the_command(newcomer, tmp_path):
+    home, env = newcomer
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("nodejobs.py", "README.md", "LICENSE", "Makefile"):
+        shutil.copy(str(HERE / name), str(tree))
+    shutil.copytree(str(HERE / ".packaging"), str(tree / ".packaging"))
+    done = run_example(newcomer, "make", "-C", tree, "install", "PREFIX=" + str(home / "usr"))
+    assert done.returncode == 0, done.stderr
+    assert subprocess.check_output([str(home / "usr/bin/nodejobs"), "--version"], env=env).startswith(b"nodejobs ")
+    usage = subprocess.run([str(home / "usr/bin/nodejobs"), "run", "-h"], env=env, stdout=subprocess.PIPE).stdout
+    assert b"usage: nodejobs run " in usage
+    venv = home / "venv"
+    subprocess.check_call([PYTHON, "-m", "venv", "--without-pip", str(venv)])
+    host_pip = [os.path.realpath(PYTHON), "-m", "pip"]
+    if subprocess.call(host_pip + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        pytest.skip("the Python below the virtual environment has no pip")
+    done = run_example(newcomer, "make", "-C", tree, "wheel", "PYTHON=" + os.path.realpath(PYTHON))
+    if "No matching distribution" in done.stderr:
+        pytest.skip("no package index: " + done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    wheel, = (tree / "dist").glob("nodejobs-%s-*.whl" % nodejobs.__version__)
+    subprocess.check_call(host_pip + ["--python", str(venv / "bin/python"), "install", "--quiet", "--no-deps", str(wheel)])
+    assert subprocess.check_output([str(venv / "bin/nodejobs"), "--version"]).startswith(b"nodejobs ")
+    subprocess.check_call([str(venv / "bin/python"), "-c", "from nodejobs.jobs import Jobs; import nodejobs"], cwd="/")
