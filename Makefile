@@ -31,7 +31,7 @@ bench: $(VENV)/ready
 	$(RUN) examples/benchmark.py
 
 lint: $(VENV)/ready
-	$(PYTHON) -m pip --python $(RUN) install --quiet mypy pyflakes
+	$(PYTHON) -m pip --python $(RUN) install --quiet mypy==2.4.1 pyflakes==4.1.0
 	$(RUN) -m mypy --strict nodejobs.py
 	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py
 

@@ -481,6 +481,10 @@ class Platform:
         """Return a process' NODEJOBS_COOKIE, b"" if it has none, None if that cannot be read."""
         raise NotImplementedError
 
+    def is_command(self, pid: int, start: int, cookie: bytes) -> bool:
+        """Tell whether that process lives and is the command of the run with this cookie."""
+        raise NotImplementedError
+
     def send(self, pid: int, start: int, number: int) -> None:
         """Send a signal to that process and no other; nothing happens if it is gone or not ours to signal."""
         raise NotImplementedError
@@ -491,6 +495,15 @@ class Platform:
 
     def reap(self, pid: int, options: int) -> bool:
         """Wait for a child process, by os.waitpid's options; False if it still runs."""
+        raise NotImplementedError
+
+    def tree(self, root: int, start: int, cookie: bytes, known: "Members") -> "Members":
+        """Return the processes of a run.
+
+        They are: the command (`root` with that `start`), what is in its session or group, what carries
+        the run's cookie, what was `known` before, and all their descendants; less what carries another
+        run's cookie (a job started by a job is not its child), and less ourselves.
+        """
         raise NotImplementedError
 
     def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
@@ -677,12 +690,6 @@ class Posix(Platform):
         return os.read(fd, 65536)
 
     def tree(self, root: int, start: int, cookie: bytes, known: "Members") -> "Members":
-        """Return the processes of a run.
-
-        They are: the command (`root` with that `start`), what is in its session or group, what carries
-        the run's cookie, what was `known` before, and all their descendants; less what carries another
-        run's cookie (a job started by a job is not its child), and less ourselves.
-        """
         me = os.getpid()
         table = self.processes()
         cookies: "Dict[int, Optional[bytes]]" = {}
@@ -691,7 +698,7 @@ class Posix(Platform):
                 cookies[pid] = self.cookie_of(pid)
         mine = {pid for pid in cookies if cookies[pid] in (None, b"", cookie)} - {me}
         alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
-        if root in table and table[root][3] == start:
+        if root in mine and self.is_command(root, start, cookie):
             alive.add(root)
         # The number of a session stays taken for as long as it has a member. With the command itself, or
         # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
@@ -747,7 +754,7 @@ class Linux(Posix):
     """/proc and pidfds."""
 
     monitor_needs = ("start_time", "row")
-    timeout_needs = ("processes", "cookie_of", "pidfd", "send", "send_by_pid", "await_end", "await_pidfd",
+    timeout_needs = ("processes", "cookie_of", "is_command", "pidfd", "send", "send_by_pid", "await_end", "await_pidfd",
                      "poll_end", "tree", "end_tree")
     known_boot_id = ""
 
@@ -802,6 +809,13 @@ class Linux(Posix):
         finally:
             os.close(fd)
         return environ.partition(b"\0" + COOKIE_VARIABLE + b"=")[2].partition(b"\0")[0]
+
+    def is_command(self, pid: int, start: int, cookie: bytes) -> bool:
+        # Within one clock tick a pid can come round to a stranger. A command carries the cookie; one that has
+        # scrubbed its environment since still leads the session that was made for it.
+        row = self.row(pid)
+        found = self.cookie_of(pid)
+        return row is not None and row[3] == start and (found == cookie or not found and row[2] == pid)
 
     def pidfd(self, pid: int) -> "Optional[int]":
         """Open a pidfd; None where kernel or Python (before 3.9, PyPy) has none, or the process is gone."""
@@ -1190,9 +1204,7 @@ class Store:
         pid, start = state.get("last_pid"), state.get("pid_start")
         if pid is None or start is None or state.get("boot_id") != platform.boot_id():
             return False
-        if platform.start_time(pid) != start:
-            return False
-        return platform.cookie_of(pid) in (None, b"", str(state.get("cookie")).encode())
+        return platform.is_command(pid, start, str(state.get("cookie")).encode())
 
     def new_run(self, job_id: str) -> int:
         """Make the directory of a new run, under the job's lock; return its number."""

@@ -1735,10 +1735,10 @@ def test_interrupting_a_wait_leaves_the_job_running_and_says_so(jobs, store):
 
 
 def is_blocked(pid):
-    """Tell whether a process waits in poll(2) or nanosleep(2)."""
+    """Tell whether a process waits in poll(2), select(2) or a sleep (numbers of x86-64, then of ARM)."""
     with contextlib.suppress(OSError):
         channel = pathlib.Path("/proc/%d/syscall" % pid).read_text().split()[0]
-        return channel in ("7", "35", "230", "73", "115", "271", "407")
+        return channel in ("7", "23", "35", "230", "270", "72", "73", "115", "271", "407")
     return False
 
 
@@ -1877,6 +1877,34 @@ def test_real_time_signals_have_exit_codes(cli, jobs):
     record = jobs.run([PYTHON, "-c", "import os; os.kill(os.getpid(), %d)" % number], "rt", startsecs=20)
     assert record.signal and record.exit_code is None
     assert cli("wait", "rt").returncode == 128 + number
+
+
+# ------ faults that were seen in the original; those not named here have their test above ------
+
+def test_output_on_stderr_does_not_change_the_status(jobs):
+    assert jobs.run("echo warning >&2", "noisy").status == STATUS.c_finished
+    assert jobs.run("exit 3", "quiet").status == STATUS.c_failed
+
+
+def test_a_background_child_that_holds_the_output_does_not_keep_the_job_running(jobs):
+    record = jobs.run("sleep 30 & echo started", "parent", startsecs=20)
+    assert (record.status, jobs.job_logs("parent")[0]) == (STATUS.c_finished, "started\n")
+    assert processes_of(jobs.db_path), "and it lives on, until somebody stops it"
+
+
+def test_stores_do_not_see_each_others_jobs(jobs, tmp_path):
+    other = Jobs(tmp_path / "other")
+    jobs.run(["sleep", "30"], "same", startsecs=0)
+    assert other.list_status() == {} and other.get_status("same") is None and other.stop("same") is None
+    assert other.run("true", "same").run == 1
+    assert jobs.get_status("same").status == STATUS.c_running
+
+
+@pytest.mark.parametrize("job_id", ["77", "0", "007", "1e3", "True", "null", "08:00"])
+def test_ids_that_look_like_something_else_stay_texts(cli, jobs, job_id):
+    cli("run", "--id", job_id, "--startsecs", "20", "--", "true")
+    assert json.loads(cli("status", job_id, "--json").stdout)["self_id"] == job_id
+    assert list(jobs.list_status()) == [job_id]
 
 
 # ------ the README and the examples ------
