@@ -246,7 +246,7 @@ def test_the_command_has_its_own_session_no_foreign_descriptor_and_default_signa
     os.set_inheritable(writing, True)
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        record = jobs.run(["sh", "-c", "ls -l /proc/$$/fd; cut -d' ' -f1,5,6 /proc/$$/stat; grep Sig /proc/$$/status"],
+        record = jobs.run(["sh", "-c", "ls -l /proc/$$/fd; cut -d' ' -f1,5,6 /proc/$$/stat; grep Sig /proc/self/status"],
                           "clean")
     finally:
         signal.signal(signal.SIGHUP, previous)
