@@ -914,6 +914,19 @@ def test_the_job_survives_its_launcher_and_its_exit_code_is_recorded(jobs, store
     assert jobs.wait("survivor").exit_code == 42
 
 
+def test_the_job_survives_the_terminal_from_which_it_was_started(jobs, store):
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(PYTHON, [PYTHON, str(FILE), "--db", str(store), "run", "--id", "a", "-c", "sleep 1; exit 5"])
+    shown = b""
+    while b"a: running" not in shown:
+        shown += os.read(terminal, 1000)
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert jobs.get_status("a").status == STATUS.c_running
+    assert jobs.wait("a").exit_code == 5
+
+
 def test_a_start_that_was_abandoned_reads_as_failed_start_and_can_be_repeated(jobs, store):
     jobs.run("true", "a")
     record = jobs.run("exit 3", "a")

@@ -278,7 +278,7 @@ def importing(jobs, rounds):
 
 UPSTREAM = """
 import json, sys, time
-from nodejobs import Jobs
+from nodejobs.jobs import Jobs
 jobs, figures = Jobs(db_path=sys.argv[1]), []
 for number in range(5):
     began = time.perf_counter()
