@@ -47,7 +47,8 @@ The protocol. Code that keeps a rule names it.
     is not inherited by any child, is dropped by the kernel when the monitor dies, and can be asked
     about with read permission only. Lock held: the job is running. No pid has to be trusted for that.
  4. The command's process waits until the line with its pid is in the journal; only then it executes.
-    So nothing ever runs that the store does not know, and "no pid" proves that nothing ran.
+    So nothing ever runs that the store does not know, and "no pid" proves that nothing ran. A launcher
+    that gives up on its monitor says failed_start; of that line and the pid's, the first one counts.
  5. How a start went comes through a close-on-exec pipe from the exec itself: end of file is success,
     bytes say what failed.
  6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
@@ -89,6 +90,7 @@ ENDED = (FINISHED, FAILED, STOPPED, FAILED_START, LOST)
 
 JOURNAL, STDOUT_LOG, STDERR_LOG, LOCK = "journal.jsonl", "stdout.log", "stderr.log", "lock"
 COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
+MONITOR_COOKIE = b"monitor"  # in a monitor's environment: it belongs to no run's tree, not even to an enclosing one's
 
 KEEP = 10             # runs kept of each job
 STARTSECS = 0.5       # seconds that run() watches for an early end
@@ -138,6 +140,12 @@ class CannotStop(NodejobsError):
     def __init__(self, record: "JobRecord", pids: "List[int]", reason: str) -> None:
         super().__init__("cannot stop job %r: %s" % (record.self_id, reason))
         self.record, self.pids = record, pids
+
+
+def printable(text: str) -> str:
+    """Escape what could move the cursor, reorder the line or be no character at all."""
+    return text if text.isprintable() else "".join(
+        [char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
 
 
 def iso_time(seconds: float) -> str:
@@ -231,7 +239,7 @@ def signal_number(name: "Union[str, int]") -> int:
     Raises SchemaError when this system has no such signal.
     """
     text = str(int(name) if isinstance(name, int) else name).upper()
-    number = int(text) if text.isdigit() else getattr(signal, text if text[:3] == "SIG" else "SIG" + text, 0)
+    number = int(text) if text.isdecimal() and len(text) < 9 else getattr(signal, text if text[:3] == "SIG" else "SIG" + text, 0)
     if "_" in text or not isinstance(number, int) or not 0 < number < signal.NSIG:
         raise SchemaError("there is no signal %r here; say for example TERM, INT, HUP, KILL or a number" % (name,))
     return int(number)
@@ -570,6 +578,7 @@ class Posix(Platform):
             return False
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_UN)  # not by closing: see drop_lock
             return False
         except BlockingIOError:
             return True
@@ -615,20 +624,20 @@ class Posix(Platform):
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
                       job_lock: int, run_lock: str) -> bytes:
-        payload_end, feed = os.pipe()
-        report, report_end = os.pipe()
+        fds: "List[int]" = []
         pid = None
         try:
-            try:
-                pid = self.spawn(argv, environment, [payload_end, report_end, job_lock])
-            finally:
-                os.close(report_end)
+            fds += os.pipe()
+            fds += os.pipe()
+            payload_end, feed, report, report_end = fds
+            pid = self.spawn(argv, environment, [payload_end, report_end, job_lock])
+            os.close(fds.pop())
             self.feed(feed, report, payload)
             return self.await_report(report, pid, run_lock)
         finally:
             # Our copy of the pipe's reading end was kept so that writing could not raise SIGPIPE, which
             # would kill a host that has set it back to its default.
-            for fd in (payload_end, feed, report):
+            for fd in fds:
                 os.close(fd)
             if pid is not None:
                 self.reap(pid, 0)  # it has forked the monitor proper and is gone: no zombie stays with the host
@@ -778,7 +787,10 @@ class Linux(Posix):
         finally:
             os.close(fd)
         state, parent, group, session = stat[:4]
-        return None if state in b"ZXx" else (int(parent), int(group), int(session), int(stat[19]))
+        # A zombie with further threads is a live process whose first thread has ended.
+        if state in b"ZXx" and int(stat[17]) < 2:
+            return None
+        return int(parent), int(group), int(session), int(stat[19])
 
     def start_time(self, pid: int) -> "Optional[int]":
         row = self.row(pid)
@@ -815,7 +827,8 @@ class Linux(Posix):
         # scrubbed its environment since still leads the session that was made for it.
         row = self.row(pid)
         found = self.cookie_of(pid)
-        return row is not None and row[3] == start and (found == cookie or not found and row[2] == pid)
+        return row is not None and row[3] == start and (
+            found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] == pid)
 
     def pidfd(self, pid: int) -> "Optional[int]":
         """Open a pidfd; None where kernel or Python (before 3.9, PyPy) has none, or the process is gone."""
@@ -969,8 +982,11 @@ def fold(journal: bytes) -> "Dict[str, Any]":
     state: "Dict[str, Any]" = {}
     for entry in entries:
         if isinstance(entry, dict):
+            status = entry.get("status")
+            if status == FAILED_START and "last_pid" in state and "outcome" not in state:
+                continue  # rule 4: a launcher gave up too late, the monitor had come first
             state.update(entry)
-            if entry.get("status") in ENDED:
+            if status in ENDED:
                 break
     return state
 
@@ -990,15 +1006,12 @@ def append_line(fd: int, entry: "Dict[str, Any]") -> None:
 
 def delete_tree(path: str) -> None:
     """Delete a directory and all in it, following no link. (shutil is missing from minimal Pythons.)"""
-    try:
-        for entry in list(os.scandir(path)):
-            if entry.is_dir(follow_symlinks=False):
-                delete_tree(entry.path)
-            else:
-                os.unlink(entry.path)
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass  # somebody else is deleting it too
+    for entry in list(os.scandir(path)):
+        if entry.is_dir(follow_symlinks=False):
+            delete_tree(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(path)
 
 
 def default_db_path() -> str:
@@ -1025,20 +1038,20 @@ class Translate:
         pass
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:  # a host's handler may raise a bare TimeoutError
             raise StoreError("cannot %s %s: %s; mend that, or choose another place with --db DIR, "
                              "Jobs(db_path=...) or NODEJOBS_DB"
                              % (self.action, error.filename or self.path, error.strerror), self.path) from error
 
 
 class JobLock:
-    """The lock of a job (rule 1) as a context; it yields the descriptor."""
+    """The lock of a job (rule 1) as a context. `starting` says that a monitor may have inherited it."""
 
     def __init__(self, store: "Store", job_id: str, create: bool) -> None:
         self.directory, self.create, self.job_id = store.job_dir(job_id), create, job_id
-        self.fd = -1
+        self.fd, self.starting = -1, False
 
-    def __enter__(self) -> int:
+    def __enter__(self) -> "JobLock":
         path = self.directory + "/" + LOCK
         while True:
             if self.create:
@@ -1049,7 +1062,7 @@ class JobLock:
             try:
                 self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
-                if self.create:
+                if self.create and not os.path.islink(self.directory):
                     continue  # the job was removed between the two calls
                 raise
             try:
@@ -1057,7 +1070,7 @@ class JobLock:
                     raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
                                      "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, path), path)
                 if os.fstat(self.fd).st_ino == os.stat(path).st_ino:
-                    return self.fd
+                    return self
             except FileNotFoundError:
                 pass  # the job was removed while we waited: our lock is of a deleted file
             except BaseException:
@@ -1066,9 +1079,9 @@ class JobLock:
             os.close(self.fd)
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
-        if kind is None:
+        if not self.starting:  # interrupted in the middle of a start: the monitor keeps the lock (rule 1)
             platform.drop_lock(self.fd)
-        os.close(self.fd)  # after an interrupt, a monitor may still be starting: it keeps the lock (rule 1)
+        os.close(self.fd)
 
 
 class Store:
@@ -1108,8 +1121,8 @@ class Store:
         """Return the numbers of the run directories in a job's directory, ascending."""
         try:
             return sorted(map(int, filter(str.isdecimal, os.listdir(directory))))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return []  # lost+found, for one, is no job
 
     def read(self, job_id: str, run: "Optional[int]" = None, holding: bool = False) -> "Any":
         """Return the record of a run, by default the newest; None if there is none.
@@ -1122,10 +1135,13 @@ class Store:
         return self.read_run(job_id, directory, run, holding)
 
     def read_newest(self, job_id: str, directory: str, holding: bool = False) -> "Any":
-        for run in reversed(self.runs(directory)):
-            record = self.read_run(job_id, directory, run, holding)
-            if record is not None:
-                return record
+        runs, before = self.runs(directory), None
+        while runs != before:  # while we looked, a new run may have taken the place of the old ones
+            for run in reversed(runs):
+                record = self.read_run(job_id, directory, run, holding)
+                if record is not None:
+                    return record
+            runs, before = self.runs(directory), runs
         return None
 
     def read_run(self, job_id: str, directory: str, run: int, holding: bool = False) -> "Any":
@@ -1171,7 +1187,11 @@ class Store:
             # written, the run's lock after the end is. So if the journal has not changed after both were
             # seen free, nobody is left who could write to it.
             starting = not holding and state.get("status") == STARTING and platform.is_job_locked(job_lock)
-            monitored = platform.is_monitored(logdir + "/" + LOCK)
+            try:
+                monitored = platform.is_monitored(logdir + "/" + LOCK)
+            except PermissionError as error:
+                monitored, state["error"] = False, "its lock cannot be read: %s" % error.strerror
+                break
             again = self.state(logdir)
             if again is None or again.get("status") in ENDED:
                 return again
@@ -1212,11 +1232,16 @@ class Store:
         os.mkdir(self.run_dir(job_id, number))
         return number
 
-    def append(self, job_id: str, run: int, entry: "Dict[str, Any]") -> None:
-        """Append a line to a run's journal."""
-        path = self.run_dir(job_id, run) + "/" + JOURNAL
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def append(self, job_id: str, run: int, entry: "Dict[str, Any]", cookie: "Optional[str]" = None) -> None:
+        """Append a line to a run's journal: the first one, or one to the run that has this cookie.
+
+        Raises FileNotFoundError if that run was removed, also where a new run has its number now.
+        """
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if cookie is None else 0)
+        fd = os.open(self.run_dir(job_id, run) + "/" + JOURNAL, flags, 0o666)
         try:
+            if cookie is not None and b'"cookie":%s' % to_json(cookie).encode() not in os.pread(fd, os.fstat(fd).st_size, 0):
+                raise FileNotFoundError(errno.ENOENT, "it was removed", self.run_dir(job_id, run))
             append_line(fd, dict(entry, last_update=iso_time(time.time())))
         finally:
             os.close(fd)
@@ -1225,13 +1250,19 @@ class Store:
         """Delete a directory of the store; for readers it vanishes whole and at once."""
         hidden = "%s/.removed-%s" % (self.path, os.urandom(6).hex())
         os.rename(path, hidden)
-        delete_tree(hidden)
+        try:
+            delete_tree(hidden)
+        except FileNotFoundError:
+            pass  # somebody's sweep came by; it deletes the rest
 
     def sweep(self) -> None:
         """Delete what a `discard` that was killed has left."""
         for name in os.listdir(self.path):
             if name.startswith(".removed-"):
-                delete_tree(self.path + "/" + name)
+                try:
+                    delete_tree(self.path + "/" + name)
+                except OSError:
+                    pass  # somebody else is deleting it too, or it is not ours to delete
 
 
 # ------ 5. monitor ------
@@ -1268,8 +1299,8 @@ def close_strays() -> None:
 
 
 def was_asked_to_stop(journal: int) -> bool:
-    """Tell whether the journal has a stop request. (In a JSON text the quotes would be escaped.)"""
-    return b'"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
+    """Tell whether the journal has a stop request."""
+    return b'\n{"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
 
 
 def write_end(directory: bytes, journal: int, outcome: str, end: "Dict[str, Any]") -> None:
@@ -1346,6 +1377,7 @@ def start_command(order: "Dict[str, Any]", journal: int) -> "Optional[Tuple[int,
     failure, failed = os.pipe()
     pid = os.fork()
     if not pid:
+        os.close(permit)  # or the monitor's death would not show as end of file
         become_command(order, (stdin, stdout, stdout if order["merge"] else stderr), go, failed)
     for fd in (stdin, stdout, stderr, go, failed):
         os.close(fd)
@@ -1355,6 +1387,8 @@ def start_command(order: "Dict[str, Any]", journal: int) -> "Optional[Tuple[int,
     try:
         append_line(journal, {"last_pid": pid, "pid_start": start, "monitor_pid": os.getpid(),
                               "started_at": now, "started_clock": began, "last_update": now})
+        if b'\n{"status":"failed_start"' in os.pread(journal, os.fstat(journal).st_size, 0):
+            raise OSError(0, "its launcher has given up waiting for it")
     except OSError:
         os.close(permit)  # rule 4: not in the journal, so it must not run
         os.waitpid(pid, 0)
@@ -1381,6 +1415,7 @@ def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]") -> 
     if order["timeout"] is not None:
         # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
         options = os.WNOHANG
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
         signal.setitimer(signal.ITIMER_REAL, order["timeout"])
     while True:
@@ -1399,11 +1434,13 @@ def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]") -> 
 
 def monitor_run(order: "Dict[str, Any]") -> None:
     os.setsid()
-    # Only SIGKILL ends a monitor: when a machine shuts down, it lives to record how its command died.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE, signal.SIGUSR1,
-                   signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a host that ignores it hands that on, and we could not wait
+    # Only SIGKILL ends a monitor: when a machine shuts down, it lives to record how its command died. SIGCHLD
+    # goes to its default, which a host may have changed, or there would be nothing to wait for.
+    for number in range(1, signal.NSIG):
+        try:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass  # KILL, STOP and the C library's own
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     close_strays()
     directory = order["directory"]
@@ -1479,7 +1516,8 @@ def monitor_boot() -> None:
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, close_strays, was_asked_to_stop, write_end,
                  become_command, start_command, await_command, monitor_run, monitor_main)
-MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS}
+MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE,
+                     "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS}
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -1502,10 +1540,22 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
 # ------ 6. jobs ------
 
 def check_seconds(name: str, value: "Any", least: float = 0.0) -> None:
-    """Raise SchemaError unless `value` is None or a finite number of seconds, at least `least`."""
+    """Raise SchemaError unless `value` is None or a number of seconds from `least` to thirty years."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))
-                              or not least <= value < float("inf")):
-        raise SchemaError("%s must be a number of seconds, %g or more, not %r" % (name, least, value))
+                              or not least <= value <= 1e9):
+        raise SchemaError("%s must be a number of seconds from %g to 1e9, not %.40r" % (name, least, value))
+
+
+def to_bytes(what: str, text: str) -> bytes:
+    """Return text as the system takes it. Raises SchemaError."""
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise SchemaError("%s holds a NUL, or a character that this system's encoding (%s) lacks: %.60r"
+                          % (what, sys.getfilesystemencoding(), text))
+    return encoded
 
 
 def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[bytes]]":
@@ -1524,21 +1574,20 @@ def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[byte
             raise SchemaError("every word of a command must be text, not as in %r" % (command,)) from None
         if not words[0]:
             raise SchemaError("the command's first word, the program, is empty")
-    if any("\0" in word for word in words):
-        raise SchemaError("a command cannot hold a NUL character: %.60r" % (command,))
-    return shown, [os.fsencode(word) for word in words]
+    return shown, [to_bytes("the command", word) for word in words]
 
 
 def check_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[bytes, Optional[bytes]]":
     """Return environment variables as exec takes them; None unsets one. Raises SchemaError."""
     changes: "Dict[bytes, Optional[bytes]]" = {}
     for key, value in (envs or {}).items():
-        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+        if not isinstance(key, str) or not key or "=" in key:
             raise SchemaError("envs: %r cannot be the name of an environment variable" % (key,))
-        if value is not None and (not isinstance(value, str) or "\0" in value):
-            raise SchemaError("envs: the value of %s must be text without NUL (or None, to unset it), not %s"
+        if value is not None and not isinstance(value, str):
+            raise SchemaError("envs: the value of %s must be text (or None, to unset it), not %s"
                               % (key, type(value).__name__))
-        changes[os.fsencode(key)] = None if value is None else os.fsencode(value)
+        name = to_bytes("the name of an environment variable", key)
+        changes[name] = None if value is None else to_bytes("envs: the value of " + key, value)
     return changes
 
 
@@ -1562,6 +1611,7 @@ class Jobs:
     """
 
     record_class: "Type[JobRecord]" = JobRecord
+    _adopted: "List[int]" = []  # monitors that became this process' children; see _reap
     python = sys.executable   # runs the monitors; the same version as ours. Set it where Python is embedded
 
     def __init__(self, db_path: "Union[None, str, os.PathLike[str]]" = None, verbose: bool = False,
@@ -1570,13 +1620,13 @@ class Jobs:
             raise NodejobsError("nodejobs does not know %s yet, only Linux" % sys.platform)
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
-        self.store = Store(os.fsdecode(db_path) if db_path is not None else default_db_path(), self.record_class)
+        path = os.fsdecode(db_path) if db_path is not None else default_db_path()
+        with Translate("find", path):
+            self.store = Store(path, self.record_class)
         self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
-        self._adopted: "List[int]" = []
-
     def _reap(self) -> None:
         """Wait for monitors that became our children, which happens where we are PID 1 of a container."""
-        for pid in list(self._adopted):
+        for pid in self._adopted[:]:
             if platform.reap(pid, os.WNOHANG) and pid in self._adopted:
                 self._adopted.remove(pid)
 
@@ -1651,8 +1701,7 @@ class Jobs:
             directory: "Optional[str]" = os.path.abspath(os.fsdecode(cwd)) if cwd is not None else os.getcwd()
         except FileNotFoundError:
             directory = None  # ours was deleted; the command starts there all the same
-        if directory is not None and "\0" in directory:
-            raise SchemaError("cwd cannot hold a NUL character: %r" % directory)
+        to_bytes("cwd", directory or "")
         return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
                      "timeout": timeout, "merge": bool(merge), "user": user_name(), "host": os.uname().nodename,
                      "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
@@ -1674,7 +1723,7 @@ class Jobs:
         return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
     def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", changes: "Dict[bytes, Optional[bytes]]",
-               shell_startsecs: float, change_directory: bool, lock: int) -> None:
+               shell_startsecs: float, change_directory: bool, lock: JobLock) -> None:
         """Start the run's monitor; return when the journal has the outcome of the start."""
         job_id, run = entry["self_id"], entry["run"]
         if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
@@ -1684,6 +1733,7 @@ class Jobs:
         # The monitor has our environment, less what an enclosing job left in it; the command's changes come
         # with the order, so that they neither disturb the monitor nor show in its /proc/PID/environ.
         environment = {key: value for key, value in os.environb.items() if not key.startswith(b"NODEJOBS_")}
+        environment[COOKIE_VARIABLE] = MONITOR_COOKIE
         changes.update({b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"), b"NODEJOBS_RUN": b"%d" % run,
                         b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
@@ -1701,21 +1751,26 @@ class Jobs:
             "shell_startsecs": shell_startsecs}
         answer = b""
         try:
-            answer = start_monitor(self.python, job_id, environment, order, lock, directory + "/" + LOCK)
-            problem = answer[1:].decode("utf-8", "replace") if answer else "its monitor (%s) died" % self.python
+            lock.starting = True
+            answer = start_monitor(self.python, job_id, environment, order, lock.fd, directory + "/" + LOCK)
+            lock.starting = False
+            problem = answer[1:].decode("utf-8", "replace") if answer else (
+                "its monitor died; see whether %s runs, and is Python %s" % (self.python, sys.version.split()[0]))
         except OSError as error:
+            lock.starting = False
             problem = "cannot start %s: %s" % (self.python, error.strerror)
             if error.errno == errno.E2BIG:
-                self.store.append(job_id, run, {"status": FAILED_START, "errno": errno.E2BIG,
-                                                "error": "command and environment are too long: %s" % error.strerror})
+                self.store.append(job_id, run, {
+                    "status": FAILED_START, "errno": errno.E2BIG,
+                    "error": "command and environment are too long: %s" % error.strerror}, entry["cookie"])
                 return
         if problem:
-            if not answer and self.store.read(job_id, run, holding=True).last_pid is not None:
-                return  # it died, but not before it had started the command
             try:
-                self.store.append(job_id, run, {"status": FAILED_START, "error": problem})
+                self.store.append(job_id, run, {"status": FAILED_START, "error": problem}, entry["cookie"])
             except OSError:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
+            if not answer and self.store.read(job_id, run, holding=True).last_pid is not None:
+                return  # it died, or is slow, but not before it had started the command (rule 4)
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
 
     def _forget_old_runs(self, job_id: str) -> None:
@@ -1738,12 +1793,13 @@ class Jobs:
                 platform.await_monitor(record.logdir + "/" + LOCK, record.monitor_pid if here else None, deadline)
             else:
                 platform.await_end(record.last_pid, record.pid_start, deadline)
-            record = self.store.read(record.self_id, record.run)
+            again = self.store.read(record.self_id, record.run)
+            record = again if again is not None and again.cookie == record.cookie else None
         return record
 
     def _say(self, text: str) -> None:
-        if self.verbose:
-            sys.stderr.write("nodejobs: %s\n" % text)
+        if self.verbose and sys.stderr:
+            sys.stderr.write("nodejobs: %s\n" % printable(text))
 
     def get_status(self, job_id: str, run: "Optional[int]" = None) -> "Any":
         """Return the record of a job's newest run, or of the run with that number; None if there is none."""
@@ -1793,9 +1849,13 @@ class Jobs:
         """
         check_seconds("grace", grace)
         number = signal_number(signal)
+        stopped_by = "%s, pid %d" % (user_name(), os.getpid())
         with Translate("read", self.db_path):
             record = self.store.read(job_id)
+            deadline = time.monotonic() + LOCK_SECONDS
             while record is not None and record.status == STARTING:
+                if time.monotonic() > deadline:
+                    raise CannotStop(record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
                 time.sleep(POLL_SECONDS)
                 record = self.store.read(job_id, record.run)
         if record is None or record.last_pid is None:
@@ -1807,9 +1867,10 @@ class Jobs:
                                                         "stop it there" % record.host)
         if record.status == RUNNING:
             try:
-                self.store.append(job_id, record.run, {
-                    "status": STOPPING, "stop_signal": signal_name(number),
-                    "stopped_by": "%s, pid %d" % (user_name(), os.getpid())})
+                self.store.append(job_id, record.run, {"status": STOPPING, "stop_signal": signal_name(number),
+                                                       "stopped_by": stopped_by}, record.cookie)
+            except FileNotFoundError:
+                return None  # it has ended and was removed meanwhile
             except OSError as error:
                 # A full disk is a reason to stop what fills it, not to let it run; only the status will
                 # then say "failed" (by that signal) and not "stopped".
@@ -1827,7 +1888,7 @@ class Jobs:
             if after is not None and after.status == LOST:
                 self.store.append(job_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
-                    "error": "its monitor had been killed before, so its exit code is unknown"})
+                    "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
                 after = self.store.read(job_id, record.run)
             return after
 
@@ -1848,8 +1909,9 @@ class Jobs:
                     texts.append("")  # a start that failed early made no logs
         return texts[0], texts[1]
 
-    def _known(self, job_id: str, run: "Optional[int]" = None) -> "Any":
-        record = self.get_status(job_id, run)
+    def _known(self, job_id: str, run: "Optional[int]" = None, holding: bool = False) -> "Any":
+        with Translate("read", self.db_path):
+            record = self.store.read(job_id, run, holding)
         if record is None:
             raise UnknownJob(job_id, run, self.db_path)
         return record
@@ -1866,11 +1928,15 @@ class Jobs:
         Raises UnknownJob if there is none, JobRunning if it is active.
         """
         self._known(job_id)
-        with Translate("remove from", self.db_path), JobLock(self.store, job_id, create=False):
-            record = self.store.read(job_id, holding=True)
-            if record is not None and not record.ended:
-                raise JobRunning(record, "not removed")
-            self.store.discard(self.store.job_dir(job_id))
+        with Translate("remove from", self.db_path):
+            try:
+                with JobLock(self.store, job_id, create=False):
+                    record = self._known(job_id, holding=True)
+                    if not record.ended:
+                        raise JobRunning(record, "not removed")
+                    self.store.discard(self.store.job_dir(job_id))
+            except FileNotFoundError:
+                raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
         return record
 
@@ -1890,12 +1956,13 @@ class Jobs:
             keep = self.keep
         removed: "List[Any]" = []
         with Translate("remove from", self.db_path):
-            for job_id in self.list_status(filter):
+            # Without a filter also what a launcher that was killed before its first line has left: no record at all.
+            for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
                 try:
                     with JobLock(self.store, job_id, create=False):
                         removed += self._prune_job(job_id, older_than, keep)
-                except FileNotFoundError:
-                    pass  # removed meanwhile
+                except (FileNotFoundError, NotADirectoryError):
+                    pass  # removed meanwhile, or no job
             if removed:
                 self.store.sweep()
         return removed
@@ -1937,8 +2004,8 @@ def duration(text: str) -> float:
 
 def count(text: str) -> int:
     """Read a number, 0 or more."""
-    if not text.isdecimal():
-        raise SchemaError("%r is not a number, 0 or more" % text)
+    if not text.isdecimal() or len(text) > 9:
+        raise SchemaError("%.40r is not a number from 0 to 999999999" % text)
     return int(text)
 
 
@@ -1968,12 +2035,6 @@ def json_lines(record: "Dict[str, Any]", indent: str) -> str:
     return "{\n%s\n}" % ",\n".join([indent + to_json(key) + ": " + to_json(record[key]) for key in record])
 
 
-def printable(text: str) -> str:
-    """Escape what could move the cursor, reorder the line or be no character at all."""
-    return text if text.isprintable() else "".join(
-        [char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
-
-
 def width_of(text: str) -> int:
     """Return how many columns a terminal needs for printable text."""
     if all(char < "\u0300" for char in text):
@@ -1985,9 +2046,11 @@ def width_of(text: str) -> int:
 def fit(text: str, width: int) -> str:
     """Pad or cut printable text to a number of columns."""
     if width_of(text) > width:
-        while text and width_of(text) > width - 1:
-            text = text[:-1]
-        text += "~"
+        end, room = 0, width - 1
+        while end < len(text) and width_of(text[end]) <= room:
+            room -= width_of(text[end])
+            end += 1
+        text = text[:end] + "~"
     return text + " " * (width - width_of(text))
 
 
@@ -2034,7 +2097,7 @@ def table(columns: "List[Tuple[str, int, List[str]]]") -> None:
 
 def human_seconds(seconds: "Optional[float]") -> str:
     """Write a duration for eyes: 3.2s, 1m05s, 2h03m, 3d04h."""
-    if seconds is None:
+    if seconds is None or not 0 <= seconds < 1e12:
         return "-"
     if seconds < 60:
         return "%.1fs" % seconds
@@ -2083,14 +2146,17 @@ def tail(path: str, lines: int) -> bytes:
     try:
         with open(path, "rb") as file:
             position = file.seek(0, 2)
-            end = b""
-            while position and end.count(b"\n") <= lines:
+            parts: "List[bytes]" = []
+            newlines = 0
+            while position and newlines <= lines:
                 size = min(position, 65536)
                 position = file.seek(position - size)
-                end = file.read(size) + end
+                parts.insert(0, file.read(size))
+                newlines += parts[0].count(b"\n")
     except OSError:
         return b""
-    return b"".join(end.splitlines(True)[-lines:]) if lines else b""
+    whole = b"".join(parts).split(b"\n")  # not splitlines: it would also split at carriage returns
+    return b"\n".join(whole[-(lines + (whole[-1] == b"")):]) if lines else b""
 
 
 def parts_of(path: str) -> "Iterator[bytes]":
@@ -2237,7 +2303,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("stderr", "in stdout" if record.merge else record.stderr_path)]
     for title, value in rows + [(key, record.get(key)) for key in record if key not in JobRecord.fields]:
         if value is not None:
-            say("  %-11s  %s" % (title, printable(str(value))))
+            say("  %-11s  %s" % (printable(title), printable(str(value))))
     if record.status in (FAILED, FAILED_START):
         for number, line in enumerate(error_tail(record)):
             say("  %-11s  | %s" % ("" if number else "last lines", line))
@@ -2507,6 +2573,8 @@ def dispatch(words: "List[str]") -> int:
 
 def main(argv: "Optional[List[str]]" = None) -> int:
     """Run the command line; return its exit code (0, 2, 124 to 127, or a job's own)."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # both are None where the caller closed them
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except SchemaError as error:

@@ -950,7 +950,7 @@ def test_a_run_whose_launcher_is_at_work_is_starting(jobs, store):
     with nodejobs.JobLock(jobs.store, "a", create=False):
         assert jobs.get_status("a").status == STATUS.c_starting
         assert jobs.wait("a", timeout=0.05).status == STATUS.c_starting
-        threading.Timer(0.2, lambda: jobs.store.append("a", 1, {"status": "failed_start"})).start()
+        threading.Timer(0.2, lambda: jobs.store.append("a", 1, {"status": "failed_start"}, record.cookie)).start()
         assert jobs.stop("a").status == STATUS.c_failed_start
 
 
