@@ -988,6 +988,7 @@ def test_a_reboot_is_told_as_lost(jobs):
 
 def test_a_recycled_pid_is_not_taken_for_the_command(jobs):
     stranger = subprocess.Popen(["sleep", "60"])
+    time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # start times are in clock ticks: the command's has to be another one
     try:
         record = jobs.run(["sleep", "30"], "recycled", startsecs=0)
         os.kill(record.monitor_pid, signal.SIGKILL)
