@@ -600,10 +600,7 @@ class Posix(Platform):
 
     def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
         while self.is_monitored(path) and time.monotonic() < deadline:
-            time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-
-    def await_end(self, pid: int, start: int, deadline: float) -> bool:
-        return self.poll_end(pid, start, deadline)
+            time.sleep(POLL_SECONDS)
 
     def poll_end(self, pid: int, start: int, deadline: float) -> bool:
         while self.start_time(pid) == start:
@@ -612,8 +609,7 @@ class Posix(Platform):
             time.sleep(POLL_SECONDS)
         return True
 
-    def send(self, pid: int, start: int, number: int) -> None:
-        self.send_by_pid(pid, start, number)
+    await_end = poll_end
 
     def send_by_pid(self, pid: int, start: int, number: int) -> None:
         try:
@@ -621,6 +617,8 @@ class Posix(Platform):
                 os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             pass
+
+    send = send_by_pid
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
                       job_lock: int, run_lock: str) -> bytes:
@@ -643,11 +641,10 @@ class Posix(Platform):
                 self.reap(pid, 0)  # it has forked the monitor proper and is gone: no zombie stays with the host
 
     def reap(self, pid: int, options: int) -> bool:
-        """Wait for a child; False if it still runs (with WNOHANG). One that the host has waited for is fine too."""
         try:
             return os.waitpid(pid, options)[0] == pid
         except ChildProcessError:
-            return True
+            return True  # the host has waited for it, or it is not our child
 
     def spawn(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", files: "List[int]") -> int:
         """Start a program with `files` as its descriptors 0, 1 and 2; return its pid."""
@@ -866,11 +863,12 @@ class Linux(Posix):
 
     def await_end(self, pid: int, start: int, deadline: float) -> bool:
         fd = self.pidfd(pid)
-        if fd is None or self.start_time(pid) != start:
-            if fd is not None:
-                os.close(fd)
+        if fd is None:
             return self.poll_end(pid, start, deadline)
-        return self.await_pidfd(fd, deadline)
+        if self.start_time(pid) == start:
+            return self.await_pidfd(fd, deadline)
+        os.close(fd)
+        return True
 
     def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
         fd = None if pid is None else self.pidfd(pid)
@@ -878,7 +876,7 @@ class Linux(Posix):
             self.await_pidfd(fd, deadline)
         elif fd is not None:
             os.close(fd)
-        Posix.await_monitor(self, path, pid, deadline)
+        super().await_monitor(path, pid, deadline)
 
 
 # The one place that asks where we are.
