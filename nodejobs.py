@@ -698,11 +698,9 @@ class Posix(Platform):
     def tree(self, root: int, start: int, cookie: bytes, known: "Members") -> "Members":
         me = os.getpid()
         table = self.processes()
-        cookies: "Dict[int, Optional[bytes]]" = {}
-        for pid, row in table.items():
-            if row[3] >= start:  # whatever the run started is not older than its command
-                cookies[pid] = self.cookie_of(pid)
-        mine = {pid for pid in cookies if cookies[pid] in (None, b"", cookie)} - {me}
+        # Whatever the run started is not older than its command.
+        cookies = {pid: self.cookie_of(pid) for pid, row in table.items() if row[3] >= start and pid != me}
+        mine = {pid for pid in cookies if cookies[pid] in (None, b"", cookie)}
         alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
         if root in mine and self.is_command(root, start, cookie):
             alive.add(root)
@@ -714,9 +712,8 @@ class Posix(Platform):
         for pid in mine:
             children.setdefault(table[pid][0], []).append(pid)
         found = [pid for pid in alive if pid in mine]
-        for pid in found:
+        for pid in found:  # which grows: a process has one parent, so each is added once
             found += [child for child in children.get(pid, ()) if child not in alive]
-            alive.update(children.get(pid, ()))
         return {pid: table[pid][3] for pid in found}
 
     def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
