@@ -431,24 +431,25 @@ class JobFilter(JobRecord):
     A record must match every key. `record_class` says which fields there are.
     """
 
+    record_class: "Type[JobRecord]" = JobRecord
+
     def __init__(self, values: "Union[Mapping[str, Any], Iterable[Tuple[str, Any]]]" = (), trim: bool = False,
                  record_class: "Type[JobRecord]" = JobRecord, **more: "Any") -> None:
         dict.__init__(self)
-        given = dict(values, **more)
-        for key, wanted in given.items():
-            if trim and key not in record_class.fields:
-                continue
-            if key == "command" or not isinstance(wanted, (list, tuple, set, frozenset)):
-                choices = [wanted]
-            else:
-                choices = list(wanted)
-            for choice in choices:
-                if choice is not None:
-                    record_class.check(key, choice)
-                if key == "status" and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
-                    raise SchemaError("no job can have the status %r; there are %s"
-                                      % (choice, ", ".join(ACTIVE + ENDED)))
-            dict.__setitem__(self, key, choices)
+        self.record_class = record_class
+        for key, wanted in dict(values, **more).items():
+            if not trim or key in record_class.fields:
+                self[key] = wanted
+
+    def __setitem__(self, key: str, wanted: "Any") -> None:
+        several = isinstance(wanted, (list, tuple, set, frozenset)) and key != "command"
+        choices = list(wanted) if several else [wanted]
+        for choice in choices:
+            if choice is not None:
+                self.record_class.check(key, choice)
+            if key == "status" and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
+                raise SchemaError("no job can have the status %r; there are %s" % (choice, ", ".join(ACTIVE + ENDED)))
+        dict.__setitem__(self, key, choices)
 
     def matches(self, record: "JobRecord") -> bool:
         """Tell whether the record has one of the wanted values under every key of the filter."""

@@ -1212,6 +1212,16 @@ def test_jobs_with_a_record_class_keep_and_filter_its_fields(store):
     assert pickle.loads(pickle.dumps(plain))["ticket"] == "OPS-1"
 
 
+def test_a_filter_checks_what_is_set_later():
+    wanted = JobFilter(status="failed")
+    wanted["status"] = "finished"
+    wanted.update(self_id=["a", "b*"])
+    assert wanted.matches(JobRecord(self_id="b2", status="finished"))
+    assert not wanted.matches(JobRecord(self_id="b2", status="failed"))
+    with pytest.raises(SchemaError, match="no job can have the status"):
+        wanted["status"] = "done"
+
+
 def test_a_filter_can_be_trimmed_and_matches_any_record():
     wanted = JobFilter({"status": "fail*", "colour": "red"}, trim=True)
     assert wanted.matches(JobRecord(self_id="a", status="failed"))
