@@ -2195,9 +2195,8 @@ def job_exit_code(record: JobRecord) -> int:
     if record.status == FAILED_START:
         return start_exit_code(record)
     if record.signal is not None:
-        name, _, more = record.signal.partition("+")
         try:
-            return EXIT_SIGNAL + signal_number(name.replace("SIG", "", 1)) + int(more or 0)
+            return EXIT_SIGNAL + signal_number(record.signal[3:])
         except SchemaError:
             return EXIT_ERROR
     if record.exit_code is None:
@@ -2277,7 +2276,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         return 0
     say("%s: %s" % (printable(record.self_id), coloured(record.status, record.status)))
     process = "pid %s of %s on %s" % (record.last_pid, record.user, record.host)
-    if record.monitored is False and not record.status == STARTING:
+    if record.monitored is False and record.status != STARTING:
         process += "; its monitor was killed, so its exit code will not be known"
     ended = "%s, after %s" % (local_time(record.ended_at), human_seconds(record.duration))
     rows = [
@@ -2360,12 +2359,9 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
     for name, path, stream in (("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)):
         if only not in (None, name):
             continue
-        raw = getattr(sys.stdout if only else stream, "buffer")
-        if options.n is not None:
-            raw.write(tail(path, options.n))
-        else:
-            for part in parts_of(path):
-                raw.write(part)
+        raw = (sys.stdout if only else stream).buffer
+        for part in parts_of(path) if options.n is None else [tail(path, options.n)]:
+            raw.write(part)
         raw.flush()
     return 0
 
@@ -2414,6 +2410,7 @@ def verb_prune(jobs: Jobs, options: "Any") -> int:
 DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs,\n"
                                 "or ~/.local/state/nodejobs")
 HELP = ("--help", "", None, False, "show this")
+VERSION = ("--version", "", None, False, "show the version")
 JSON = ("--json", "", None, False, "print JSON and nothing else")
 RUN_NUMBER = ("--run", "N", count, None, "this run of it; default the newest")
 STATUS: "Option" = ("--status", "S", str, [], "only these: running, or failed,lost or 'fail*'")
@@ -2479,8 +2476,7 @@ def main_help() -> str:
             "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting; 126 or 127 the\n"
             "command could not be started; of `wait` and `run --wait`, the job's own\n\nexamples:\n%s" % (
                 program, "".join(["  %-20s %s\n" % (verb, VERBS[verb][1]) for verb in VERBS]),
-                option_help([DB, HELP, ("--version", "", None, False, "show the version")]),
-                "".join(["  %s %s\n" % (program, line) for line in examples])))
+                option_help([DB, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
 
 
 def verb_help(verb: str) -> str:
@@ -2498,18 +2494,20 @@ class Options:
         # Ours, because argparse and getopt import regular expressions, gettext and more: on a small
         # machine they would cost every call more than all the rest.
         flags = {option[0]: option for option in known}
+        names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
         self.words: "List[str]" = []
         for flag, _, _, default, _ in known:
-            self.put(flag, list(default) if isinstance(default, list) else default)
+            setattr(self, names[flag], default)
         rest = list(words)
         while rest:
             word = rest.pop(0)
-            if word == "--" or not intermixed and (word[:1] != "-" or word == "-"):
-                self.words += rest if word == "--" else [word] + rest
-                return
+            if word == "--":
+                break
             if word[:1] != "-" or word == "-":
                 self.words.append(word)
-                continue
+                if intermixed:
+                    continue
+                break
             flag, equals, value = word.partition("=") if word[:2] == "--" else (word[:2], word[2:], word[2:])
             flag = "--help" if flag == "-h" else flag
             if flag not in flags:
@@ -2527,18 +2525,13 @@ class Options:
                 given: "Any" = read(value) if takes else True
             except SchemaError as error:
                 raise SchemaError("%s: %s" % (flag, error)) from None
-            self.put(flag, self.get(flag) + [given] if isinstance(default, list) else given)
-
-    def get(self, flag: str) -> "Any":
-        return getattr(self, flag.lstrip("-").replace("-", "_"))
-
-    def put(self, flag: str, value: "Any") -> None:
-        setattr(self, flag.lstrip("-").replace("-", "_"), value)
+            setattr(self, names[flag], getattr(self, names[flag]) + [given] if isinstance(default, list) else given)
+        self.words += rest
 
 
 def dispatch(words: "List[str]") -> int:
     """Do what the command line says; return the exit code."""
-    top: "Any" = Options(words, [DB, HELP, ("--version", "", None, False, "")], False)
+    top: "Any" = Options(words, [DB, HELP, VERSION], intermixed=False)
     if top.version:
         say("nodejobs " + __version__)
         return 0
