@@ -2005,6 +2005,12 @@ def count(text: str) -> int:
     return int(text)
 
 
+def printable(text: str) -> str:
+    """Escape what could move the cursor, reorder the line or be no character at all."""
+    return text if text.isprintable() else "".join(
+        [char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
+
+
 def write(stream: "Any", text: str) -> None:
     """Write text, with what the stream's encoding lacks as escapes: a C locale is no reason to fail."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -2021,14 +2027,10 @@ def complain(text: str) -> None:
 
 def say_json(value: "Any") -> None:
     """Print a record, or a list of them: a line for every key."""
-    if isinstance(value, list):
-        say("[%s]" % ",\n ".join([json_lines(record, "  ") for record in value]))
-    else:
-        say(json_lines(value, "  "))
-
-
-def json_lines(record: "Dict[str, Any]", indent: str) -> str:
-    return "{\n%s\n}" % ",\n".join([indent + to_json(key) + ": " + to_json(record[key]) for key in record])
+    records = value if isinstance(value, list) else [value]
+    texts = ["{\n%s\n}" % ",\n".join(["  %s: %s" % (to_json(key), to_json(record[key])) for key in record])
+             for record in records]
+    say("[%s]" % ",\n ".join(texts) if records is value else texts[0])
 
 
 def width_of(text: str) -> int:
@@ -2067,41 +2069,15 @@ def coloured(status: str, text: str) -> str:
     return "\033[%sm%s\033[0m" % (COLOURS.get(status, "36"), text)
 
 
-def table(columns: "List[Tuple[str, int, List[str]]]") -> None:
-    """Print columns (title, least width, cells). What does not fit is dropped from the right, but for the first two.
-
-    The first and the last column share what room the others leave.
-    """
-    room = terminal_width()
-    columns = [(title, least, [title] + [printable(cell) for cell in cells]) for title, least, cells in columns]
-    while len(columns) > 2 and sum(least + 2 for _, least, _ in columns) - 2 > room:
-        del columns[-1]
-    widths = [max(width_of(cell) for cell in cells) for _, _, cells in columns]
-    for index, keep in ((0, room // 3), (-1, columns[-1][1]), (0, columns[0][1])):
-        excess = sum(widths) + 2 * (len(widths) - 1) - room
-        if excess > 0:
-            widths[index] = max(widths[index] - excess, min(keep, widths[index]))
-    titles = [title for title, _, _ in columns]
-    for number, row in enumerate(zip(*[cells for _, _, cells in columns])):
-        parts = [fit(cell, width) for cell, width in zip(row, widths)]
-        parts[-1] = parts[-1].rstrip()
-        if number:
-            column = titles.index("STATUS")
-            parts[column] = coloured(row[column], parts[column])
-        say("  ".join(parts))
-
-
 def human_seconds(seconds: "Optional[float]") -> str:
     """Write a duration for eyes: 3.2s, 1m05s, 2h03m, 3d04h."""
     if seconds is None or not 0 <= seconds < 1e12:
         return "-"
     if seconds < 60:
         return "%.1fs" % seconds
-    whole = int(seconds)
-    for size, unit, part, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return "%d%s%02d%s" % (whole // size, unit, whole % size // part, small)
-    return "-"
+    size, unit, part, small = ((86400, "d", 3600, "h") if seconds >= 86400 else
+                               (3600, "h", 60, "m") if seconds >= 3600 else (60, "m", 1, "s"))
+    return "%d%s%02d%s" % (seconds // size, unit, seconds % size // part, small)
 
 
 def local_time(text: "Optional[str]") -> str:
@@ -2119,9 +2095,33 @@ def command_text(command: "Any") -> str:
                      else "'" + word.replace("'", "'\"'\"'") + "'" for word in map(str, command)])
 
 
-def ending(record: JobRecord) -> str:
-    """Say in one word how a run ended: its exit code, or the signal."""
-    return str(record.signal or ("-" if record.exit_code is None else record.exit_code))
+def table(records: "Sequence[JobRecord]", first: "Tuple[str, int, List[str]]", last: "Tuple[str, int, List[str]]") -> None:
+    """Print a line for each record. `first` and `last` are a title, a least width and the cells of a column.
+
+    They share what room the others leave. What does not fit is dropped from the right, but for the first two.
+    """
+    room = terminal_width()
+    columns = [first,
+               ("STATUS", 8, [record.status for record in records]),
+               ("EXIT", 4, [str(record.signal or ("-" if record.exit_code is None else record.exit_code))
+                            for record in records]),
+               ("TIME", 6, [human_seconds(record.duration) for record in records]),
+               ("STARTED", 19, [local_time(record.started_at) for record in records]),
+               last]
+    columns = [(title, least, [title] + [printable(cell) for cell in cells]) for title, least, cells in columns]
+    while len(columns) > 2 and sum(least + 2 for _, least, _ in columns) - 2 > room:
+        del columns[-1]
+    widths = [max(width_of(cell) for cell in cells) for _, _, cells in columns]
+    for index, keep in ((0, room // 3), (-1, columns[-1][1]), (0, columns[0][1])):
+        excess = sum(widths) + 2 * (len(widths) - 1) - room
+        if excess > 0:
+            widths[index] = max(widths[index] - excess, min(keep, widths[index]))
+    for number, row in enumerate(zip(*[cells for _, _, cells in columns])):
+        parts = [fit(cell, width) for cell, width in zip(row, widths)]
+        parts[-1] = parts[-1].rstrip()
+        if number:
+            parts[1] = coloured(row[1], parts[1])
+        say("  ".join(parts))
 
 
 def one_line(record: JobRecord) -> str:
@@ -2315,21 +2315,18 @@ def filter_of(options: "Any") -> "Dict[str, Any]":
 
 
 def verb_list(jobs: Jobs, options: "Any") -> int:
-    records = sorted(jobs.list_status(filter_of(options)).values(),
+    wanted = filter_of(options)
+    records = sorted(jobs.list_status(wanted).values(),
                      key=lambda record: (record.started_at or record.last_update or "", record.self_id))
     if options.n is not None:
         records = records[len(records) - min(options.n, len(records)):]
     if options.json:
         say_json(records)
     elif records:
-        table([("ID", 8, [record.self_id for record in records]),
-               ("STATUS", 8, [record.status for record in records]),
-               ("EXIT", 4, [ending(record) for record in records]),
-               ("TIME", 6, [human_seconds(record.duration) for record in records]),
-               ("STARTED", 19, [local_time(record.started_at) for record in records]),
-               ("COMMAND", 12, [command_text(record.command) for record in records])])
+        table(records, ("ID", 8, [record.self_id for record in records]),
+              ("COMMAND", 12, [command_text(record.command) for record in records]))
     else:
-        complain("no %sjobs in %s" % ("such " if filter_of(options) else "", jobs.db_path))
+        complain("no %sjobs in %s" % ("such " if wanted else "", jobs.db_path))
     return 0
 
 
@@ -2340,12 +2337,8 @@ def verb_history(jobs: Jobs, options: "Any") -> int:
     if options.json:
         say_json(records)
     else:
-        table([("RUN", 3, [str(record.run) for record in records]),
-               ("STATUS", 8, [record.status for record in records]),
-               ("EXIT", 4, [ending(record) for record in records]),
-               ("TIME", 6, [human_seconds(record.duration) for record in records]),
-               ("STARTED", 19, [local_time(record.started_at) for record in records]),
-               ("ERROR", 12, [record.error or "" for record in records])])
+        table(records, ("RUN", 3, [str(record.run) for record in records]),
+              ("ERROR", 12, [record.error or "" for record in records]))
     return 0
 
 
