@@ -1587,6 +1587,13 @@ def check_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[by
     return changes
 
 
+def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "Any":
+    """Return the record. Raises UnknownJob if it is None."""
+    if record is None:
+        raise UnknownJob(job_id, run, db_path)
+    return record
+
+
 def user_name() -> str:
     import pwd
     try:
@@ -1894,7 +1901,7 @@ class Jobs:
         The files at record.stdout_path and record.stderr_path hold the exact bytes.
         Raises UnknownJob if there is no such job or run.
         """
-        record = self._known(job_id, run)
+        record = known(self.get_status(job_id, run), job_id, run, self.db_path)
         texts = []
         with Translate("read", record.logdir):
             for path in (record.stdout_path, record.stderr_path):
@@ -1904,13 +1911,6 @@ class Jobs:
                 except FileNotFoundError:
                     texts.append("")  # a start that failed early made no logs
         return texts[0], texts[1]
-
-    def _known(self, job_id: str, run: "Optional[int]" = None, holding: bool = False) -> "Any":
-        with Translate("read", self.db_path):
-            record = self.store.read(job_id, run, holding)
-        if record is None:
-            raise UnknownJob(job_id, run, self.db_path)
-        return record
 
     def history(self, job_id: str) -> "List[Any]":
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
@@ -1923,11 +1923,11 @@ class Jobs:
 
         Raises UnknownJob if there is none, JobRunning if it is active.
         """
-        self._known(job_id)
+        known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("remove from", self.db_path):
             try:
                 with JobLock(self.store, job_id, create=False):
-                    record = self._known(job_id, holding=True)
+                    record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
                     if not record.ended:
                         raise JobRunning(record, "not removed")
                     self.store.discard(self.store.job_dir(job_id))
@@ -2003,12 +2003,6 @@ def count(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise SchemaError("%.40r is not a number from 0 to 999999999" % text)
     return int(text)
-
-
-def printable(text: str) -> str:
-    """Escape what could move the cursor, reorder the line or be no character at all."""
-    return text if text.isprintable() else "".join(
-        [char if char.isprintable() else char.encode("unicode_escape").decode() for char in text])
 
 
 def write(stream: "Any", text: str) -> None:
@@ -2168,16 +2162,11 @@ def parts_of(path: str) -> "Iterator[bytes]":
 
 
 def error_tail(record: JobRecord) -> "List[str]":
-    """Return the last lines of a failed run's stderr, safe to print."""
+    """Return the last lines of stderr, safe to print, if the run failed."""
+    if record.status not in (FAILED, FAILED_START):
+        return []
     path = record.stdout_path if record.merge else record.stderr_path
     return [printable(line) for line in tail(path, TAIL_LINES).decode("utf-8", "replace").splitlines()]
-
-
-def complain_tail(record: JobRecord) -> None:
-    """Show the last lines of stderr of a run that failed."""
-    sys.stdout.flush()  # what was said about it comes first
-    for line in error_tail(record) if record.status in (FAILED, FAILED_START) else ():
-        write(sys.stderr, "  | " + line)
 
 
 def start_exit_code(record: JobRecord) -> int:
@@ -2204,13 +2193,33 @@ def job_exit_code(record: JobRecord) -> int:
     return EXIT_TIMEOUT if record.status == FAILED and record.exit_code == 0 else int(record.exit_code)
 
 
-def show(records: "List[Any]", ids: "Sequence[str]", as_json: bool) -> None:
-    """Print the records of the ids that were named: one object for one, an array for many."""
+def show(record: JobRecord, with_errors: bool) -> None:
+    """Print in one line how a job stands; on stderr the end of its own, if it failed."""
+    say(printable(one_line(record)))
+    sys.stdout.flush()
+    for line in error_tail(record) if with_errors else ():
+        write(sys.stderr, "  | " + line)
+
+
+def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_json: bool) -> int:
+    """Wait for jobs and show them; return the first code that is not 0."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    records, code = [], 0
+    try:
+        for job_id in ids:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            record = known(jobs.wait(job_id, left), job_id, None, jobs.db_path)
+            records.append(record)
+            code = code or job_exit_code(record)
+            if not as_json:
+                show(record, with_errors=True)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        complain("no longer waiting for %s, which goes on" % job_id)
+        return EXIT_SIGNAL + int(signal.SIGINT)
     if as_json:
-        say_json(records[0] if len(ids) == 1 and records else records)
-        return
-    for record in records:
-        say(printable(one_line(record)))
+        say_json(records if len(ids) > 1 else records[0])
+    return code
 
 
 def verb_run(jobs: Jobs, options: "Any") -> int:
@@ -2229,32 +2238,11 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
     if options.wait:
         return wait_for(jobs, [record.self_id], None, options.json)
-    show([record], [record.self_id], options.json)
-    if not options.json:
-        complain_tail(record)
+    if options.json:
+        say_json(record)
+    else:
+        show(record, with_errors=True)
     return start_exit_code(record)
-
-
-def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_json: bool) -> int:
-    """Wait for jobs and show them; return the first code that is not 0."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    records, code = [], 0
-    try:
-        for job_id in ids:
-            record = jobs.wait(job_id, None if deadline is None else max(deadline - time.monotonic(), 0.0))
-            if record is None:
-                raise UnknownJob(job_id, None, jobs.db_path)
-            records.append(record)
-            code = code or job_exit_code(record)
-            if not as_json:
-                show([record], ids, False)
-                complain_tail(record)
-    except KeyboardInterrupt:
-        complain("no longer waiting for %s, which goes on" % job_id)
-        return EXIT_SIGNAL + int(signal.SIGINT)
-    if as_json:
-        show(records, ids, True)
-    return code
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
@@ -2263,10 +2251,7 @@ def verb_wait(jobs: Jobs, options: "Any") -> int:
 
 def find(jobs: Jobs, options: "Any") -> "Any":
     """Return the record of the job and run that the command line names."""
-    record = jobs.get_status(options.words[0], options.run)
-    if record is None:
-        raise UnknownJob(options.words[0], options.run, jobs.db_path)
-    return record
+    return known(jobs.get_status(options.words[0], options.run), options.words[0], options.run, jobs.db_path)
 
 
 def verb_status(jobs: Jobs, options: "Any") -> int:
@@ -2299,9 +2284,8 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
     for title, value in rows + [(key, record.get(key)) for key in record if key not in JobRecord.fields]:
         if value is not None:
             say("  %-11s  %s" % (printable(title), printable(str(value))))
-    if record.status in (FAILED, FAILED_START):
-        for number, line in enumerate(error_tail(record)):
-            say("  %-11s  | %s" % ("" if number else "last lines", line))
+    for number, line in enumerate(error_tail(record)):
+        say("  %-11s  | %s" % ("" if number else "last lines", line))
     return 0
 
 
@@ -2331,9 +2315,7 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
 
 
 def verb_history(jobs: Jobs, options: "Any") -> int:
-    records = jobs.history(options.words[0])
-    if not records:
-        raise UnknownJob(options.words[0], None, jobs.db_path)
+    records = known(jobs.history(options.words[0]) or None, options.words[0], None, jobs.db_path)
     if options.json:
         say_json(records)
     else:
@@ -2367,21 +2349,18 @@ def each(ids: "Sequence[str]", act: "Any", as_json: bool) -> int:
             record = act(job_id)
             records.append(record)
             if not as_json:
-                show([record], ids, False)
+                show(record, with_errors=False)
         except (UnknownJob, JobRunning, CannotStop, StoreError) as error:
             complain(str(error))
             code = EXIT_ERROR
     if as_json and (records or len(ids) > 1):
-        show(records, ids, True)
+        say_json(records if len(ids) > 1 else records[0])
     return code
 
 
 def verb_stop(jobs: Jobs, options: "Any") -> int:
     def stop(job_id: str) -> "Any":
-        record = jobs.stop(job_id, options.grace, options.signal)
-        if record is None:
-            raise UnknownJob(job_id, None, jobs.db_path)
-        return record
+        return known(jobs.stop(job_id, options.grace, options.signal), job_id, None, jobs.db_path)
     return each(options.words, stop, options.json)
 
 
