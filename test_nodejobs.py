@@ -352,7 +352,7 @@ def test_an_environment_of_ours_that_is_too_long_is_a_failed_start_too(store):
 
 @pytest.mark.parametrize("command, error", [
     ("", "empty"), ("  ", "empty"), ([], "list of words"), (None, "list of words"), (7, "list of words"),
-    (["a", None], "must be text"), ([""], "first word"), (["a\0b"], "NUL"), ("a\0b", "NUL"), (b"ls", "list of words")])
+    (["a", None], "must be text"), ([""], "first word"), (["a\0b"], "NUL"), ("a\0b", "NUL"), (b"ls", "list of words"), (["a\ud800"], "encoding")])
 def test_what_is_no_command_is_refused_and_nothing_is_made(jobs, store, command, error):
     with pytest.raises(SchemaError, match=error):
         jobs.run(command, "bad")
@@ -361,7 +361,7 @@ def test_what_is_no_command_is_refused_and_nothing_is_made(jobs, store, command,
 
 @pytest.mark.parametrize("options, error", [
     ({"startsecs": -1}, "startsecs"), ({"startsecs": "1"}, "startsecs"), ({"timeout": 0}, "timeout"),
-    ({"timeout": True}, "timeout"), ({"timeout": float("inf")}, "timeout"), ({"fresh_for": float("nan")}, "fresh_for"),
+    ({"timeout": True}, "timeout"), ({"timeout": 1e10}, "timeout"), ({"timeout": float("inf")}, "timeout"), ({"fresh_for": float("nan")}, "fresh_for"),
     ({"envs": {"A=B": "1"}}, "A=B"), ({"envs": {"": "1"}}, "name"), ({"envs": {"A": 1}}, "value of A"),
     ({"envs": {"A": "\0"}}, "value of A"), ({"cwd": "a\0b"}, "cwd"), ({"ticket": "x"}, "takes no 'ticket'"),
     ({"exit_code": 0}, "takes no 'exit_code'")])
@@ -376,6 +376,8 @@ def test_verbose_says_on_stderr_what_happens(store, capfd):
     assert capfd.readouterr().err.startswith("nodejobs: loud: finished (run 1")
     Jobs(store).run("true", "loud")
     assert capfd.readouterr() == ("", "")
+    Jobs(store, verbose=True).run("true", "x\x1b]0;title\x07")
+    assert "\x1b" not in capfd.readouterr().err
 
 
 # ------ starts that fail ------
@@ -780,7 +782,7 @@ def test_stop_by_another_signal(jobs):
     assert jobs.job_logs("custom")[0] == "ready\nusr1\n"
 
 
-@pytest.mark.parametrize("name", ["TERMINATE", "0", "-1", "_DFL", "999", ""])
+@pytest.mark.parametrize("name", ["TERMINATE", "²", "9" * 5000, "0", "-1", "_DFL", "999", ""])
 def test_a_signal_that_does_not_exist_is_refused(jobs, name):
     record = jobs.run(["sleep", "30"], "sleeper", startsecs=0)
     with pytest.raises(SchemaError, match="no signal"):
@@ -899,7 +901,7 @@ def test_when_monitor_and_command_are_gone_the_job_is_lost_and_never_finished(jo
 
 def test_only_sigkill_ends_a_monitor(jobs):
     record = jobs.run("sleep 0.5; exit 5", "tough", startsecs=0)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGPIPE):
+    for number in set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
         os.kill(record.monitor_pid, number)
     assert jobs.wait("tough").exit_code == 5
 
@@ -1026,6 +1028,252 @@ def test_a_job_of_another_pid_namespace_is_seen_running_and_not_signalled_by_its
     eventually(lambda: jobs.get_status("inside").status == STATUS.c_lost)
 
 
+SABOTEUR = """\
+#!%s
+import os, posix, sys, time
+stub = sys.argv[sys.argv.index("-c") + 1]
+sys.argv = sys.argv[sys.argv.index("-c") + 1:]
+at, how, end = int(os.environ["SABOTAGE_AT"]), os.environ["SABOTAGE"], os.environ["SABOTAGE_END"]
+calls, monitor = 0, 0
+
+def sabotaged(name, function):
+    def call(*arguments, **options):
+        global calls, monitor
+        if name == "setsid" and not monitor:
+            monitor = getpid()
+        if monitor and getpid() == monitor:
+            calls += 1
+            if how == "kill" and calls == at:
+                kill(monitor, 9)
+            if how == "full" and name == "write" and b"last_pid" in arguments[1]:
+                raise OSError(28, "No space left on device")
+            if how == "slow" and name == "lockf":
+                while not posix.access(end, 0):
+                    time.sleep(0.01)
+        return function(*arguments, **options)
+    return call
+
+getpid, kill = posix.getpid, posix.kill
+for name in ("setsid open lockf pipe fork close read write pread fstat waitpid wait4 fsync chdir").split():
+    setattr(posix, name, sabotaged(name, getattr(posix, name)))
+exec(stub, sys.modules["__main__"].__dict__)
+"""
+
+
+@pytest.fixture
+def saboteur(tmp_path, monkeypatch):
+    """Have monitors run by an interpreter that kills or fails them; returns a function that says how."""
+    monkeypatch.setattr(Jobs, "python", make_script(tmp_path / "saboteur", SABOTEUR % PYTHON, 0o755))
+
+    def sabotage(how, at=0):
+        monkeypatch.setenv("SABOTAGE", how)
+        monkeypatch.setenv("SABOTAGE_AT", str(at))
+        monkeypatch.setenv("SABOTAGE_END", str(tmp_path / "end"))
+    return sabotage
+
+
+def monitors_of(job_id):
+    """Return the pids of a job's monitors, and of what they have forked that is not the command yet."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if words[-3:-1] == [b"nodejobs-monitor", job_id.encode()] and is_alive(int(name)):
+                found.append(int(name))
+    return found
+
+
+def test_a_monitor_killed_at_any_of_its_calls_leaves_the_truth_and_no_process(jobs, saboteur, tmp_path):
+    seen = set()
+    for at in range(1, 200):
+        job_id, ran = "killed-%d" % at, tmp_path / ("ran-%d" % at)
+        saboteur("kill", at)
+        with contextlib.suppress(NodejobsError):
+            jobs.run(["touch", str(ran)], job_id, startsecs=0)
+        record = jobs.wait(job_id, timeout=20)
+        assert record.ended, at
+        eventually(lambda: not monitors_of(job_id))
+        assert jobs.get_status(job_id).status == record.status, "an end is final"
+        assert ran.exists() or record.status != STATUS.c_finished
+        assert not ran.exists() or record.status != STATUS.c_failed_start
+        assert record.exit_code == (0 if record.status == STATUS.c_finished else None)
+        saboteur("nothing")
+        assert jobs.run(["true"], job_id, startsecs=20).status == STATUS.c_finished
+        seen.add(record.status)
+        if record.monitor_pid is not None and journal_of(record)[-1].get("status") == "finished" and at > 40:
+            break
+    assert seen == {STATUS.c_failed_start, STATUS.c_lost, STATUS.c_finished}
+    assert at < 199
+
+
+def test_a_disk_that_is_full_before_the_pid_is_written_is_an_error_and_nothing_ran(jobs, saboteur, tmp_path):
+    saboteur("full")
+    with pytest.raises(NodejobsError, match="No space left on device"):
+        jobs.run(["touch", str(tmp_path / "ran")], "full")
+    assert jobs.get_status("full").status == STATUS.c_failed_start
+    assert not (tmp_path / "ran").exists()
+    eventually(lambda: not monitors_of("full"))
+
+
+def test_a_monitor_that_its_launcher_has_given_up_starts_nothing(jobs, saboteur, tmp_path):
+    saboteur("slow")
+    with pytest.raises(NodejobsError, match="its monitor died"):
+        jobs.run(["touch", str(tmp_path / "ran")], "slow")
+    assert jobs.get_status("slow").status == STATUS.c_failed_start
+    (tmp_path / "end").touch()
+    eventually(lambda: not monitors_of("slow"))
+    assert not (tmp_path / "ran").exists()
+    assert jobs.get_status("slow").status == STATUS.c_failed_start
+
+
+def test_of_a_pid_and_a_launcher_that_gives_up_the_first_in_the_journal_counts(jobs):
+    record = jobs.run("exit 3", "race")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    lines = path.read_text().splitlines(True)
+    late = '{"status":"failed_start","error":"its monitor died"}\n'
+    path.write_text("".join(lines[:2] + [late] + lines[2:]))
+    assert jobs.get_status("race").exit_code == 3
+    path.write_text("".join(lines[:1] + [late] + lines[1:]))
+    assert jobs.get_status("race").status == STATUS.c_failed_start
+
+
+def test_a_process_whose_first_thread_has_ended_is_alive(jobs):
+    script = ("import ctypes, os, threading, time\n"
+              "threading.Thread(target=lambda: (print('ready', flush=True), time.sleep(60))).start()\n"
+              "ctypes.CDLL(None).syscall(%d, 0)" % {"x86_64": 60, "aarch64": 93, "armv7l": 1}.get(os.uname().machine, 1))
+    record = jobs.run([PYTHON, "-c", script], "headless", startsecs=0)
+    lines_of(record.stdout_path, 1)
+    eventually(lambda: pathlib.Path("/proc/%d/stat" % record.last_pid).read_text().rpartition(")")[2].split()[0] == "Z")
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(record.monitor_pid))
+    assert jobs.get_status("headless").status == STATUS.c_running
+    assert jobs.stop("headless").status == STATUS.c_stopped
+    assert not os.path.exists("/proc/%d/task" % record.last_pid) or jobs.get_status("headless").ended
+
+
+def test_a_child_that_the_host_forks_while_it_holds_a_jobs_lock_does_not_keep_it(jobs, monkeypatch):
+    record = jobs.run(["sleep", "30"], "held", startsecs=0)
+    real, children = jobs.store.read, []
+
+    def read(*arguments, **options):
+        if options.get("holding") and not children:
+            child = os.fork()
+            if not child:
+                time.sleep(60)
+                os._exit(0)
+            children.append(child)
+        return real(*arguments, **options)
+    monkeypatch.setattr(jobs.store, "read", read)
+    monkeypatch.setattr(nodejobs, "LOCK_SECONDS", 0.5)
+    try:
+        with pytest.raises(JobRunning):
+            jobs.run("true", "held")
+        assert children and is_alive(children[0])
+        jobs.stop("held")
+        assert jobs.run("true", "held").run == record.run + 1
+        jobs.remove("held")
+    finally:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+
+
+def test_wait_and_stop_never_take_a_later_run_of_the_same_number_for_theirs(jobs, monkeypatch):
+    record = jobs.run(["sleep", "30"], "again", startsecs=0)
+    real = type(nodejobs.platform).await_monitor
+
+    def await_monitor(self, *arguments):
+        monkeypatch.undo()
+        jobs.stop("again")
+        jobs.remove("again")
+        assert jobs.run(["sleep", "30"], "again", startsecs=0).run == record.run
+        return real(self, record.logdir + "/gone", None, 0)
+    monkeypatch.setattr(type(nodejobs.platform), "await_monitor", await_monitor)
+    assert jobs.wait("again") is None
+    with pytest.raises(FileNotFoundError):
+        jobs.store.append("again", record.run, {"status": "stopping"}, record.cookie)
+    assert jobs.get_status("again").status == STATUS.c_running
+
+
+def test_of_two_removers_one_removes_and_the_other_is_told(jobs):
+    for _ in range(10):
+        jobs.run("true", "a")
+        answers = []
+
+        def remove():
+            try:
+                answers.append(jobs.remove("a").status)
+            except UnknownJob:
+                answers.append("unknown")
+        threads = [threading.Thread(target=remove) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answers) == ["finished", "unknown", "unknown", "unknown"]
+
+
+def test_a_job_in_the_making_is_neither_removed_nor_in_the_way(jobs, store):
+    (store / "half" / "000001").mkdir(parents=True)
+    with pytest.raises(UnknownJob):
+        jobs.remove("half")
+    assert (store / "half" / "000001").exists()
+    assert jobs.run("true", "half").run == 2
+    (store / "debris" / "000001").mkdir(parents=True)
+    assert jobs.prune() == []
+    assert sorted(os.listdir(str(store))) == ["half"]
+
+
+def test_an_exception_of_the_hosts_own_handler_stays_what_it_is(jobs):
+    jobs.run(["sleep", "30"], "a", startsecs=0)
+
+    def alarm(*_):
+        raise TimeoutError
+    previous = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(TimeoutError):
+            jobs.wait("a")
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_no_descriptor_leaks_when_there_are_too_few(store):
+    assert run_host("""
+        import os, resource, nodejobs
+        jobs = nodejobs.Jobs(STORE)
+        jobs.run("true", "a")
+        before = len(os.listdir("/proc/self/fd"))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        refused = 0
+        for limit in range(before, before + 12):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                jobs.run("true", "a", startsecs=0)
+            except nodejobs.NodejobsError as error:
+                refused += "Too many open files" in str(error)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+            jobs.wait("a")
+            assert len(os.listdir("/proc/self/fd")) == before, limit
+        print(refused > 3, jobs.run("true", "a").status)
+        """, store) == "True finished\n"
+
+
+def test_a_dangling_link_in_a_jobs_place_is_an_error(jobs, store):
+    store.mkdir()
+    (store / "a").symlink_to(store / "nowhere")
+    with pytest.raises(StoreError, match="No such file"):
+        jobs.run("true", "a")
+
+
+def test_a_field_that_looks_like_a_stop_request_is_none(store):
+    class Loose(JobRecord):
+        meta = Field(dict)
+
+    class LooseJobs(Jobs):
+        record_class = Loose
+    assert LooseJobs(store).run("true", "a", meta={"status": "stopping"}).status == STATUS.c_finished
+
+
 # ------ journals ------
 
 def test_a_torn_last_line_is_ignored_and_a_new_line_starts_afresh(jobs):
@@ -1064,6 +1312,16 @@ def test_a_journal_that_cannot_be_read_is_shown_as_damaged(jobs):
     path.rmdir()
     os.mkfifo(str(path))
     assert jobs.get_status("odd") is None or jobs.get_status("odd").status != STATUS.c_finished
+
+
+def test_numbers_beyond_reason_in_a_journal_hide_nothing(cli, jobs):
+    record = jobs.run("true", "a")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.write_text(path.read_text().replace('"exit_code":0', '"exit_code":0,"timeout":1e999').replace(
+        '"duration":', '"duration":1e999,"d":'))
+    assert "a  finished" in re.sub(" +", "  ", cli("list").stdout)
+    assert cli("status", "a").returncode == 0
+    assert json.loads(cli("status", "a", "--json").stdout)["duration"] is None
 
 
 def test_foreign_files_in_the_store_are_no_jobs(jobs, store):
@@ -1481,9 +1739,8 @@ def test_a_forked_child_of_the_host_does_not_make_a_job_run_for_ever(store):
 def test_as_pid_1_of_a_container_no_zombie_is_left_beyond_the_next_call(store):
     script = textwrap.dedent("""
         import os, sys, nodejobs
-        jobs = nodejobs.Jobs(STORE)
-        jobs.run(["sleep", "0.2"], "a", startsecs=0); jobs.run(["true"], "b")
-        jobs.wait("a"); jobs.get_status("b")
+        nodejobs.Jobs(STORE).run(["sleep", "0.2"], "a", startsecs=0); nodejobs.Jobs(STORE).run(["true"], "b")
+        nodejobs.Jobs(STORE).wait("a"); nodejobs.Jobs(STORE).get_status("b")
         states = {}
         for pid in filter(str.isdigit, os.listdir("/proc")):
             states[pid] = open("/proc/%s/stat" % pid).read().rpartition(")")[2].split()[0]
@@ -1622,7 +1879,7 @@ def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(cli):
         assert (done.returncode, done.stdout) == (125, ""), words
         assert re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
     for words in ([], ["nonsense"], ["run"], ["run", "-c", "x", "--", "y"], ["status"], ["status", "a", "b"], ["list", "x"],
-                  ["list", "--foo"], ["list", "-n"], ["list", "-n", "x"], ["list", "--json=1"], ["wait"],
+                  ["list", "--foo"], ["list", "-n"], ["list", "-n", "9" * 5000], ["list", "-n", "x"], ["list", "--json=1"], ["wait"],
                   ["run", "--timeout", "soon", "true"], ["run", "--env", "X", "true"], ["list", "--status", "runing"],
                   ["stop", "a", "--signal", "NOPE"], ["status", ""], ["wait", "a", "--timeout", "-1"], ["--nope"],
                   ["status", "a", "--run", "-1"], ["run", "--timeout", "0", "true"]):
@@ -1733,6 +1990,28 @@ def test_the_last_lines_are_found_in_a_long_log(cli, jobs):
     assert cli("logs", "long", "-n", "2").stdout == "line 49998\nline 49999\n"
     assert len(cli("logs", "long", "-n", "30000").stdout.splitlines()) == 30000
     assert len(cli("logs", "long", "-n", "90000").stdout.splitlines()) == 50000
+
+
+def test_the_last_lines_keep_their_carriage_returns(cli, jobs, store):
+    jobs.run(r"printf 'one\n10%%\r20%%\r30%%\nlast'", "progress")
+    shown = subprocess.check_output([PYTHON, str(FILE), "--db", str(store), "logs", "progress", "-n", "2"])
+    assert shown == b"10%\r20%\r30%\nlast"
+    shown = subprocess.check_output([PYTHON, str(FILE), "--db", str(store), "logs", "progress", "-n", "9"])
+    assert shown == b"one\n10%\r20%\r30%\nlast"
+
+
+def test_a_long_command_is_cut_in_reasonable_time():
+    assert nodejobs.fit("x" * 1000000, 10) == "x" * 9 + "~"
+    assert nodejobs.fit("日" * 1000000, 10) == "日" * 4 + "~ "
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_with_its_output_closed_it_works_all_the_same(jobs, store, closed):
+    line = '"%s" "%s" --db "%s" run --id a --startsecs 20 -- true %s' % (PYTHON, FILE, store, closed)
+    assert subprocess.call(line, shell=True) == 0
+    assert jobs.get_status("a").status == STATUS.c_finished
+    assert subprocess.call('"%s" "%s" --db "%s" status nobody %s' % (PYTHON, FILE, store, closed), shell=True,
+                           stderr=subprocess.DEVNULL) == 125
 
 
 def test_wait_takes_many_ids_and_a_timeout(cli, jobs):
