@@ -66,7 +66,7 @@ import errno
 import os
 import sys
 import time
-import _signal as signal  # type: ignore[import-not-found]  # the built-in half of `signal`: the same names, without 3 ms of enums
+import _signal as signal  # type: ignore[import-not-found]  # the built-in half of signal: no 3 ms of enums
 
 TYPE_CHECKING = False  # as in typing, which is never imported: it would double the cost of importing us
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
     Option = Tuple[str, str, Any, Any, str]
+    Column = Tuple[str, int, List[str]]  # title, least width, cells
 
 __version__ = "1.0.0"
 __all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "NodejobsError",
@@ -157,11 +158,10 @@ def iso_time(seconds: float) -> str:
 def epoch_time(text: "Optional[str]") -> "Optional[float]":
     """Read what `iso_time` wrote; None for anything else."""
     import datetime
+    text = text or ""
     try:
-        year, month, day, hour, minute, second, millisecond = [
-            int((text or "")[start:end]) for start, end in ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19), (20, 23))]
-        return datetime.datetime(year, month, day, hour, minute, second, millisecond * 1000,
-                                 datetime.timezone.utc).timestamp()
+        return datetime.datetime(int(text[:4]), int(text[5:7]), int(text[8:10]), int(text[11:13]), int(text[14:16]),
+                                 int(text[17:19]), int(text[20:23]) * 1000, datetime.timezone.utc).timestamp()
     except ValueError:
         return None
 
@@ -239,7 +239,10 @@ def signal_number(name: "Union[str, int]") -> int:
     Raises SchemaError when this system has no such signal.
     """
     text = str(int(name) if isinstance(name, int) else name).upper()
-    number = int(text) if text.isdecimal() and len(text) < 9 else getattr(signal, text if text[:3] == "SIG" else "SIG" + text, 0)
+    if text.isdecimal() and len(text) < 9:
+        number = int(text)
+    else:
+        number = getattr(signal, text if text[:3] == "SIG" else "SIG" + text, 0)
     if "_" in text or not isinstance(number, int) or not 0 < number < signal.NSIG:
         raise SchemaError("there is no signal %r here; say for example TERM, INT, HUP, KILL or a number" % (name,))
     return int(number)
@@ -384,7 +387,7 @@ class JobRecord(BaseData):
     ended_at = Field(str, doc="when it ended")
     duration = Field(float, doc="seconds from start to end, or until now, by a clock that nobody sets")
     cpu_seconds = Field(float, doc="processor time, user and system, of the command and its waited-for children")
-    max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (what it shared with its monitor when it was forked, some 6000, counts)")
+    max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (not below the monitor's share, some 6000)")
     last_update = Field(str, doc="when the state last changed")
     last_pid = Field(int, doc="process id of the command itself")
     monitored = Field(bool, doc="while it is active: whether its monitor lives, which will know the exit code")
@@ -1236,7 +1239,8 @@ class Store:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if cookie is None else 0)
         fd = os.open(self.run_dir(job_id, run) + "/" + JOURNAL, flags, 0o666)
         try:
-            if cookie is not None and b'"cookie":%s' % to_json(cookie).encode() not in os.pread(fd, os.fstat(fd).st_size, 0):
+            mark = b'"cookie":%s' % to_json(cookie).encode()
+            if cookie is not None and mark not in os.pread(fd, os.fstat(fd).st_size, 0):
                 raise FileNotFoundError(errno.ENOENT, "it was removed", self.run_dir(job_id, run))
             append_line(fd, dict(entry, last_update=iso_time(time.time())))
         finally:
@@ -1563,7 +1567,7 @@ def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[byte
             raise SchemaError("the command is empty")
     else:
         if not isinstance(command, (list, tuple)) or not command:
-            raise SchemaError("a command is a list of words, at least one, or a shell command line; not %r" % (command,))
+            raise SchemaError("a command is a list of words, at least one, or a shell line; not %r" % (command,))
         try:
             shown = words = [os.fsdecode(word) for word in command]
         except TypeError:
@@ -1660,6 +1664,8 @@ class Jobs:
         check_seconds("fresh_for", fresh_for)
         check_seconds("timeout", timeout, least=0.001)
         changes = check_environment(envs)
+        if job_id is not None:
+            escape_id(job_id)
         entry = self._first_line(shown, cwd, timeout, merge, fields)
         with Translate("write to", self.db_path):
             self.store.make()
@@ -1675,8 +1681,7 @@ class Jobs:
                 run = self.store.new_run(job_id)
                 entry.update(self_id=job_id, run=run)
                 self.store.append(job_id, run, entry)
-                self._start(entry, argv, changes, startsecs if isinstance(shown, str) else 0.0, cwd is not None,
-                            lock)
+                self._start(entry, argv, changes, startsecs if isinstance(shown, str) else 0.0, cwd is not None, lock)
                 started = self.store.read(job_id, run, holding=True)
                 if started.monitor_pid is not None and not platform.reap(started.monitor_pid, os.WNOHANG):
                     self._adopted.append(started.monitor_pid)
@@ -1740,18 +1745,17 @@ class Jobs:
         changes.update({b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"), b"NODEJOBS_RUN": b"%d" % run,
                         b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
-        given = b"/" in argv[0]
+        programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
         try:
             import resource
             has_rusage = bool(resource)
         except ImportError:  # minimal Pythons
             has_rusage = False
         order = {
-            "directory": os.fsencode(directory), "argv": argv, "has_rusage": has_rusage,
-            "programs": argv[:1] if given else [(part or b".") + b"/" + argv[0] for part in path.split(b":")],
-            "cwd": os.fsencode(entry["cwd"]) if change_directory else None,
-            "environment": changes, "merge": entry["merge"], "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
-            "shell_startsecs": shell_startsecs}
+            "directory": os.fsencode(directory), "argv": argv, "programs": programs, "environment": changes,
+            "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
+            "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
+            "shell_startsecs": shell_startsecs, "has_rusage": has_rusage}
         answer = b""
         try:
             lock.starting = True
@@ -2089,7 +2093,7 @@ def command_text(command: "Any") -> str:
                      else "'" + word.replace("'", "'\"'\"'") + "'" for word in map(str, command)])
 
 
-def table(records: "Sequence[JobRecord]", first: "Tuple[str, int, List[str]]", last: "Tuple[str, int, List[str]]") -> None:
+def table(records: "Sequence[JobRecord]", first: "Column", last: "Column") -> None:
     """Print a line for each record. `first` and `last` are a title, a least width and the cells of a column.
 
     They share what room the others leave. What does not fit is dropped from the right, but for the first two.
