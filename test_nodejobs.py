@@ -1443,6 +1443,17 @@ def test_a_subclass_has_its_own_fields_and_leaves_the_base_alone():
     assert "ticket" in Ticket.fields and "ticket" not in JobRecord.fields
 
 
+def test_times_are_read_as_they_were_written():
+    from datetime import datetime, timezone
+    for day in range(0, 60000, 13):
+        seconds = day * 86400 + day * 7 % 86400 + 0.25
+        text = nodejobs.iso_time(seconds)
+        assert datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp() == seconds
+        assert nodejobs.epoch_time(text) == seconds
+    for text in (None, "", "yesterday", "2026-11-24", "2026-11-24T01:02Z", "x-11-24T01:02:03.000Z"):
+        assert nodejobs.epoch_time(text) is None
+
+
 def test_records_can_be_pickled_and_compared(jobs):
     record = jobs.run("true", "a")
     again = pickle.loads(pickle.dumps(record))
@@ -1822,7 +1833,7 @@ def test_it_uses_only_the_standard_library():
     tree = ast.parse(FILE.read_text(encoding="utf-8"))
     names = {name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
              for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
-    assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "datetime", "_json", "json", "fnmatch", "fcntl",
+    assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "_json", "json", "fnmatch", "fcntl",
                      "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib"}
 
 
