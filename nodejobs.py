@@ -70,7 +70,7 @@ import _signal as signal  # type: ignore[import-not-found]  # the built-in half 
 
 TYPE_CHECKING = False  # as in typing, which is never imported: it would double the cost of importing us
 if TYPE_CHECKING:
-    from typing import (Any, Dict, Iterable, Iterator, List, Mapping, NoReturn, Optional, Sequence,
+    from typing import (Any, Dict, Iterable, Iterator, List, Mapping, NoReturn, Optional, Sequence, Set,
                         Tuple, Type, Union)
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
@@ -511,8 +511,8 @@ class Platform:
         """Wait for a child process, by os.waitpid's options; False if it still runs."""
         raise NotImplementedError
 
-    def tree(self, root: int, start: int, cookie: bytes, known: "Members") -> "Members":
-        """Return the processes of a run.
+    def tree(self, root: int, start: int, cookie: bytes, known: "Members", groups: "Set[int]") -> "Members":
+        """Return the processes of a run; add to `groups` the process groups that are certainly the run's.
 
         They are: the command (`root` with that `start`), what is in its session or group, what carries
         the run's cookie, what was `known` before, and all their descendants; less what carries another
@@ -701,7 +701,7 @@ class Posix(Platform):
                 return b""
         return os.read(fd, 65536)
 
-    def tree(self, root: int, start: int, cookie: bytes, known: "Members") -> "Members":
+    def tree(self, root: int, start: int, cookie: bytes, known: "Members", groups: "Set[int]") -> "Members":
         me = os.getpid()
         table = self.processes()
         # Whatever the run started is not older than its command.
@@ -710,6 +710,7 @@ class Posix(Platform):
         alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
         if root in mine and self.is_command(root, start, cookie):
             alive.add(root)
+        groups.update([table[pid][1] for pid in alive])
         # The number of a session stays taken for as long as it has a member. With the command itself, or
         # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
         if any(root == pid or root in table[pid][1:3] for pid in alive):
@@ -722,13 +723,38 @@ class Posix(Platform):
             found += [child for child in children.get(pid, ()) if child not in alive]
         return {pid: table[pid][3] for pid in found}
 
+    def group_lives(self, root: int, start: int) -> bool:
+        """Tell whether the command's process group has a member (a zombie is one, too)."""
+        try:
+            os.killpg(root, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return self.start_time(root) in (None, start)
+
+    def look(self, root: int, start: int, cookie: bytes, known: "Members", groups: "Set[int]") -> "Members":
+        """Return the tree and note it in `known`; look again where the kernel knows of more than /proc has shown.
+
+        What forks and ends, over and over, can slip through a look, but not out of its process group. A few
+        times only: a zombie that nobody waits for yet keeps the group as well.
+        """
+        members: "Members" = {}
+        for _ in range(8):
+            members = self.tree(root, start, cookie, known, groups)
+            known.update(members)
+            if members or not self.group_lives(root, start):
+                break
+            time.sleep(POLL_SECONDS / 4)
+        return members
+
     def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
         known: "Members" = {}
         asked: "Members" = {}
+        groups: "Set[int]" = set()
         deadline = time.monotonic() + grace
         while True:
-            members = self.tree(root, start, cookie, known)
-            known.update(members)
+            members = self.look(root, start, cookie, known, groups)
             if not members:
                 return []
             for pid in members:
@@ -749,13 +775,18 @@ class Posix(Platform):
                     if pid not in frozen:
                         self.send(pid, members[pid], signal.SIGSTOP)
                 frozen = members
-                members = self.tree(root, start, cookie, known)
-                known.update(members)
+                members = self.look(root, start, cookie, known, groups)
             for pid in members:
                 self.send(pid, members[pid], signal.SIGKILL)
+            # And the whole group at once, which nothing in it can outrun: a fork fails where a signal is pending.
+            if root in groups and root != os.getpgrp() and self.group_lives(root, start):
+                try:
+                    os.killpg(root, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
-            members = self.tree(root, start, cookie, known)
+            members = self.look(root, start, cookie, known, groups)
         return sorted(members)
 
 
@@ -764,7 +795,7 @@ class Linux(Posix):
 
     monitor_needs = ("start_time", "row")
     timeout_needs = ("processes", "cookie_of", "is_command", "pidfd", "send", "send_by_pid", "await_end", "await_pidfd",
-                     "poll_end", "tree", "end_tree")
+                     "poll_end", "tree", "group_lives", "look", "end_tree")
     known_boot_id = ""
 
     def boot_id(self) -> str:

@@ -774,6 +774,32 @@ def test_stop_kills_what_forks_a_replacement_on_request(jobs):
     assert not processes_of(jobs.db_path)
 
 
+def test_stop_ends_a_chain_of_processes_that_fork_and_end_faster_than_one_can_look(store):
+    # The host adopts the links of the chain and ignores their ends: no thousand zombies for PID 1 to wait for.
+    assert run_host("""
+        import ctypes, os, signal, time, nodejobs
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        chain = "import os\\nprint('ready', flush=True)\\nwhile True:\\n    if os.fork():\\n        os._exit(0)"
+        jobs, ended = nodejobs.Jobs(STORE), []
+        for number in range(3):
+            record = jobs.run(["sh", "-c", '"$0" -c "$1" & wait', sys.executable, chain], "a", startsecs=0)
+            while not os.path.getsize(record.stdout_path):
+                time.sleep(0.01)
+            ended.append(jobs.stop("a", grace=0.1).ended)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    os.killpg(record.last_pid, 0)
+                except ProcessLookupError:
+                    break
+            else:
+                os.killpg(record.last_pid, signal.SIGKILL)
+                ended.append("the chain lives")
+        print(ended)
+        """, store) == "[True, True, True]\n"
+
+
 def test_stop_by_another_signal(jobs):
     jobs.run("trap 'echo usr1; exit 0' USR1; echo ready; while :; do sleep 0.01; done", "custom", startsecs=0)
     lines_of(jobs.get_status("custom").stdout_path, 1)
