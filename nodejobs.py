@@ -748,6 +748,17 @@ class Posix(Platform):
             time.sleep(POLL_SECONDS / 4)
         return members
 
+    def kill_group(self, root: int, start: int, groups: "Set[int]") -> None:
+        """Kill the command's group, if it is certainly the run's: nothing can outrun that.
+
+        The kernel signals all of a group at once, and a fork fails where a signal is pending.
+        """
+        if root in groups and root != os.getpgrp() and self.group_lives(root, start):
+            try:
+                os.killpg(root, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
     def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
         known: "Members" = {}
         asked: "Members" = {}
@@ -756,6 +767,7 @@ class Posix(Platform):
         while True:
             members = self.look(root, start, cookie, known, groups)
             if not members:
+                self.kill_group(root, start, groups)
                 return []
             for pid in members:
                 if asked.get(pid) != members[pid]:
@@ -778,12 +790,7 @@ class Posix(Platform):
                 members = self.look(root, start, cookie, known, groups)
             for pid in members:
                 self.send(pid, members[pid], signal.SIGKILL)
-            # And the whole group at once, which nothing in it can outrun: a fork fails where a signal is pending.
-            if root in groups and root != os.getpgrp() and self.group_lives(root, start):
-                try:
-                    os.killpg(root, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
+            self.kill_group(root, start, groups)
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
             members = self.look(root, start, cookie, known, groups)
@@ -795,7 +802,7 @@ class Linux(Posix):
 
     monitor_needs = ("start_time", "row")
     timeout_needs = ("processes", "cookie_of", "is_command", "pidfd", "send", "send_by_pid", "await_end", "await_pidfd",
-                     "poll_end", "tree", "group_lives", "look", "end_tree")
+                     "poll_end", "tree", "group_lives", "kill_group", "look", "end_tree")
     known_boot_id = ""
 
     def boot_id(self) -> str:

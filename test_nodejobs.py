@@ -783,7 +783,7 @@ def test_stop_ends_a_chain_of_processes_that_fork_and_end_faster_than_one_can_lo
         chain = "import os\\nprint('ready', flush=True)\\nwhile True:\\n    if os.fork():\\n        os._exit(0)"
         jobs, ended = nodejobs.Jobs(STORE), []
         for number in range(3):
-            record = jobs.run(["sh", "-c", '"$0" -c "$1" & wait', sys.executable, chain], "a", startsecs=0)
+            record = jobs.run(["sh", "-c", '"$0" -c "$1" & exec sleep 60', sys.executable, chain], "a", startsecs=0)
             while not os.path.getsize(record.stdout_path):
                 time.sleep(0.01)
             ended.append(jobs.stop("a", grace=0.1).ended)
