@@ -208,7 +208,7 @@ def json_reader() -> "Any":
                    "parse_float": float, "parse_int": int, "parse_constant": float, "memo": {}}
         context: "Any" = type("Context", (), options)
         scan = make_scanner(context)
-    except (ImportError, AttributeError, TypeError):
+    except (ImportError, AttributeError, TypeError, OSError):  # OSError: imports fail in a deleted directory
         from json import loads
         return loads
 
@@ -1668,6 +1668,8 @@ class Jobs:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
         path = os.fsdecode(db_path) if db_path is not None else default_db_path()
+        if not path:
+            raise SchemaError("the directory of the jobs is empty text; name one, or leave it out for the default")
         with Translate("find", path):
             self.store = Store(path, self.record_class)
         self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
@@ -2537,6 +2539,8 @@ class Options:
                 if not rest:
                     raise SchemaError("%s takes %s" % (flag, takes))
                 value = rest.pop(0)
+                if value[:1] == "-" and value != "-":  # an empty $ID in a script, most likely
+                    raise SchemaError("%s takes %s, not the option %s (or say %s=%s)" % (flag, takes, value, flag, value))
             try:
                 given: "Any" = read(value) if takes else True
             except SchemaError as error:
@@ -2593,6 +2597,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGNAL + int(signal.SIGPIPE)
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         complain("cannot write the output: %s" % error.strerror)
         return EXIT_ERROR
     except KeyboardInterrupt:

@@ -1919,7 +1919,7 @@ def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(cli):
                   ["list", "--foo"], ["list", "-n"], ["list", "-n", "9" * 5000], ["list", "-n", "x"], ["list", "--json=1"], ["wait"],
                   ["run", "--timeout", "soon", "true"], ["run", "--env", "X", "true"], ["list", "--status", "runing"],
                   ["stop", "a", "--signal", "NOPE"], ["status", ""], ["wait", "a", "--timeout", "-1"], ["--nope"],
-                  ["status", "a", "--run", "-1"], ["run", "--timeout", "0", "true"]):
+                  ["status", "a", "--run", "-1"], ["run", "--id", "--", "true"], ["run", "--id", "--wait", "true"], ["--db", "", "list"], ["run", "--timeout", "0", "true"]):
         done = cli(*words)
         assert (done.returncode, done.stdout) == (2, ""), words
         assert words == [] or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
@@ -2049,6 +2049,13 @@ def test_with_its_output_closed_it_works_all_the_same(jobs, store, closed):
     assert jobs.get_status("a").status == STATUS.c_finished
     assert subprocess.call('"%s" "%s" --db "%s" status nobody %s' % (PYTHON, FILE, store, closed), shell=True,
                            stderr=subprocess.DEVNULL) == 125
+
+
+def test_a_full_output_is_one_line_and_125(store, jobs):
+    done = subprocess.run('"%s" "%s" --db "%s" run --id a -- true > /dev/full' % (PYTHON, FILE, store), shell=True,
+                          stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (125, b"nodejobs: cannot write the output: No space left on device\n")
+    assert jobs.get_status("a").status == STATUS.c_finished
 
 
 def test_wait_takes_many_ids_and_a_timeout(cli, jobs):
@@ -2362,15 +2369,16 @@ def test_the_install_example_installs_and_then_skips_what_is_fresh(newcomer):
     if "No matching distribution" in done.stderr or "ensurepip" in done.stderr:
         pytest.skip("no package index, or no ensurepip: " + done.stderr.splitlines()[-1])
     assert done.returncode == 0, done.stderr
-    steps = ["1-environment", "2-package", "3-self-check"]
+    steps = ["1-environment", "2-package-iniconfig", "3-self-check-iniconfig"]
     assert [line.partition(": finished")[0] for line in done.stdout.splitlines()[:3]] == steps
     subprocess.check_call([str(home / "app/venv/bin/python"), "-c", "import iniconfig"])
     again = run_example(newcomer, *words)
     assert again.returncode == 0 and again.stderr.count("is fresh; nothing was started") == 3
     assert [record.run for record in Jobs(home / "app/jobs").list_status().values()] == [1, 1, 1]
     failed = run_example(newcomer, "sh", HERE / "examples" / "install.sh", home / "app2", "no-such-package-at-all")
-    assert failed.returncode != 0 and "2-package: failed: exit code 1" in failed.stdout and "  | ERROR" in failed.stderr
+    assert failed.returncode != 0 and "2-package-no-such-package-at-all: failed: exit code 1" in failed.stdout and "  | ERROR" in failed.stderr
     assert "3-self-check" not in failed.stdout
+    assert run_example(newcomer, "sh", HERE / "examples" / "install.sh").stderr == "usage: install.sh DIRECTORY PACKAGE\n"
 
 
 def test_the_backup_example_backs_up_once(newcomer):
@@ -2382,6 +2390,10 @@ def test_the_backup_example_backs_up_once(newcomer):
     assert (first.returncode, first.stderr) == (0, "")
     assert subprocess.check_output(["tar", "-xzOf", str(home / "data.tar.gz"), "./deep/file"]) == b"precious"
     assert run_example(newcomer, *words).stdout == first.stdout, "the same run: the second call started nothing"
+    (home / "other" / "data").mkdir(parents=True)
+    assert run_example(newcomer, PYTHON, HERE / "examples" / "backup.py", home / "other" / "data",
+                       home / "other.tar.gz").returncode == 0
+    assert (home / "other.tar.gz").exists(), "another directory of the same name is another backup"
     failed = run_example(newcomer, PYTHON, HERE / "examples" / "backup.py", home / "missing", home / "missing.tar.gz")
     assert failed.returncode == 1 and "exit code 2" in failed.stderr and "missing" in failed.stderr
 

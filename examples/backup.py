@@ -18,9 +18,9 @@ TAR = 'tar -czf "$2.part" -C "$1" . && mv "$2.part" "$2"'
 
 def main(source, archive):
     jobs = Jobs()
-    job_id = "backup-" + os.path.basename(os.path.abspath(source))
-    record = jobs.run(["sh", "-c", TAR, "backup", os.path.abspath(source), os.path.abspath(archive)],
-                      job_id, fresh_for=6 * 3600, timeout=3600, startsecs=0)
+    source, archive = os.path.abspath(source), os.path.abspath(archive)
+    job_id = "backup %s to %s" % (source, archive)  # freshness goes by the id, so it says all that matters
+    jobs.run(["sh", "-c", TAR, "backup", source, archive], job_id, fresh_for=6 * 3600, timeout=3600, startsecs=0)
     record = jobs.wait(job_id)
     print("%s: %s (run %d, ended at %s)" % (job_id, record.status, record.run, record.ended_at))
     if record.status != JobRecord.Status.c_finished:

@@ -7,8 +7,9 @@
 # Look at it later with:  NODEJOBS_DB=/opt/myapp/jobs python3 nodejobs.py list
 set -eu
 
-prefix=${1:?say where to install, and what: install.sh DIRECTORY PACKAGE}
-package=${2:?say what to install: install.sh DIRECTORY PACKAGE}
+[ $# = 2 ] || { echo "usage: install.sh DIRECTORY PACKAGE" >&2; exit 2; }
+prefix=$1
+package=$2
 nodejobs=$(dirname "$0")/../nodejobs.py
 python=${PYTHON:-python3}
 
@@ -16,6 +17,7 @@ mkdir -p "$prefix"
 NODEJOBS_DB=$prefix/jobs
 export NODEJOBS_DB
 
+# Freshness goes by the id alone, so the id names the package.
 # `run --wait` exits with the step's own exit code and shows the last lines of its stderr;
 # set -e ends the installation there.
 step() {
@@ -25,6 +27,6 @@ step() {
 }
 
 step 1-environment "$python" -m venv "$prefix/venv"
-step 2-package "$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package"
-step 3-self-check "$prefix/venv/bin/python" -m pip check
+step "2-package-$package" "$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package"
+step "3-self-check-$package" "$prefix/venv/bin/python" -m pip check
 echo "installed in $prefix/venv"

@@ -5,7 +5,8 @@
 #     sh examples/vendoring.sh /tmp/demo
 set -eu
 
-demo=${1:?say where to make the demonstration: vendoring.sh DIRECTORY}
+[ $# = 1 ] || { echo "usage: vendoring.sh DIRECTORY" >&2; exit 2; }
+demo=$1
 mkdir -p "$demo/myapp/_vendor"
 cp "$(dirname "$0")/../nodejobs.py" "$demo/myapp/_vendor/nodejobs.py"
 touch "$demo/myapp/__init__.py" "$demo/myapp/_vendor/__init__.py"
