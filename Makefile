@@ -1,5 +1,6 @@
 # make test     the tests, in a virtual environment of their own (.venv)
 # make cover    the same with coverage of the library, the monitor and the command line
+# make torture  attacks on every promise, at full size, and a table of what came of them
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
 # make install  PREFIX=/usr/local: the command `nodejobs`
@@ -30,10 +31,13 @@ cover: $(VENV)/ready
 bench: $(VENV)/ready
 	$(RUN) examples/benchmark.py
 
+torture: $(VENV)/ready
+	$(RUN) examples/torture
+
 lint: $(VENV)/ready
 	$(PYTHON) -m pip --python $(RUN) install --quiet mypy==2.4.1 pyflakes==4.1.0
 	$(RUN) -m mypy --strict nodejobs.py
-	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py
+	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py examples/torture/*.py
 
 install:
 	install -d $(DESTDIR)$(PREFIX)/bin
@@ -48,4 +52,4 @@ wheel:
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
 
-.PHONY: all test cover bench lint install wheel clean
+.PHONY: all test cover torture bench lint install wheel clean

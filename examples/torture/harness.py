@@ -1,0 +1,131 @@
+"""What all attacks share: their register, a room to work in, and the questions asked after every blow.
+
+An attack is a generator. It takes a Room and yields, for every case, a name and a list of what was
+wrong: an empty list is a promise kept. `raise Missing("why")` before the first case shows the attack
+as not run, with the reason, and never as passed.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+FILE = HERE.parent.parent / "nodejobs.py"
+sys.path.insert(0, str(FILE.parent))
+import nodejobs  # noqa: E402
+
+PYTHON = os.path.realpath(sys.executable)
+ATTACKS = {}
+ACTIVE, ENDED = nodejobs.ACTIVE, nodejobs.ENDED
+
+
+def attack(name):
+    """Enter a generator in the register."""
+    def register(function):
+        ATTACKS[name] = function
+        return function
+    return register
+
+
+class Missing(Exception):
+    """This attack cannot be had here; the message says what is missing."""
+
+
+class Room:
+    """An empty directory, a size and a seed for one attack."""
+
+    def __init__(self, path, full, seed):
+        self.path, self.full, self.random = pathlib.Path(path), full, random.Random(seed)
+
+    def pick(self, cases, quick):
+        """Return all cases at full size; else so many of them, spread evenly."""
+        cases = list(cases)
+        if self.full or len(cases) <= quick:
+            return cases
+        return [cases[number * len(cases) // quick] for number in range(quick)]
+
+    def size(self, full, quick):
+        return full if self.full else quick
+
+
+def eventually(check, seconds=20.0):
+    """Return check()'s first true value, or its last one at the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.005)
+
+
+def is_alive(pid):
+    """Tell whether a process lives; a zombie does not."""
+    try:
+        state = pathlib.Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def processes_of(store):
+    """Return the pids of all processes that a store's jobs have started, by their environment."""
+    mark, found = b"\0NODEJOBS_DB=" + os.fsencode(str(store)) + b"\0", []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if mark in b"\0" + pathlib.Path("/proc", name, "environ").read_bytes() and is_alive(int(name)):
+                found.append(int(name))
+    return found
+
+
+def monitors_of(job_id):
+    """Return the pids of a job's monitors, and of what they have forked that is not the command yet."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if words[-3:-1] == [b"nodejobs-monitor", os.fsencode(job_id)] and is_alive(int(name)):
+                found.append(int(name))
+    return found
+
+
+def end(pids):
+    """Kill processes that the attack has started; wait until they are gone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def cli(store, *words, **options):
+    """Run the command line on a store; return the completed process, its output as text."""
+    options.setdefault("timeout", 120)
+    command = options.pop("before", []) + [PYTHON, str(FILE)] + [str(word) for word in words]
+    return subprocess.run(command, env=dict(os.environ, NODEJOBS_DB=str(store), **options.pop("env", {})),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True, errors="replace", **options)
+
+
+def listed(store):
+    """Return ({id: record}, problems) as `list --json` tells it."""
+    done = cli(store, "list", "--json")
+    if done.returncode or done.stderr and "no jobs in" not in done.stderr:
+        return {}, ["`list --json` exits with %d: %s" % (done.returncode, done.stderr[-300:])]
+    try:
+        return {record["self_id"]: record for record in json.loads(done.stdout or "[]")}, []
+    except ValueError as error:
+        return {}, ["`list --json` prints no JSON (%s): %r" % (error, done.stdout[-300:])]
+
+
+def untidy(done, codes):
+    """Return what is wrong with how a command line ended: its exit code, or a traceback instead of one line."""
+    problems = []
+    if done.returncode not in codes:
+        problems.append("exit code %d: %s" % (done.returncode, done.stderr[-300:]))
+    if "Traceback" in done.stderr:
+        problems.append("a traceback: " + done.stderr[-600:])
+    return problems
