@@ -74,6 +74,7 @@ if TYPE_CHECKING:
                         Tuple, Type, Union)
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
+    Run = Tuple[int, int, bytes, int, int]  # pid and start time of the command, the cookie, those of the monitor
     Option = Tuple[str, str, Any, Any, str]
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
@@ -88,6 +89,7 @@ STARTING, RUNNING, STOPPING = "starting", "running", "stopping"
 FINISHED, FAILED, STOPPED, FAILED_START, LOST = "finished", "failed", "stopped", "failed_start", "lost"
 ACTIVE = (STARTING, RUNNING, STOPPING)
 ENDED = (FINISHED, FAILED, STOPPED, FAILED_START, LOST)
+STATUSES = frozenset(ACTIVE + ENDED)
 
 JOURNAL, STDOUT_LOG, STDERR_LOG, LOCK = "journal.jsonl", "stdout.log", "stderr.log", "lock"
 COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
@@ -98,6 +100,12 @@ STARTSECS = 0.5       # seconds that run() watches for an early end
 GRACE = 5.0           # seconds between asking a tree to end and killing it
 KILL_SECONDS = 5.0    # seconds that a killed process may take to vanish before stop() says that it cannot
 LOCK_SECONDS = 10.0   # seconds to wait for another launcher of the same job
+RETRY_SECONDS = 86400.0  # seconds that a monitor tries to write an end for which the disk has no room
+END_ROOM = 1024       # bytes of the journal's last block that are kept for the end
+LEAST_LOG = 1024      # the smallest max_log, in bytes
+JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
+TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
+FORMAT = 1            # of the journal; a reader that knows less says so
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
 
@@ -196,7 +204,14 @@ def to_json(value: "Any") -> str:
     raise TypeError("%s is not JSON: %r" % (type(value).__name__, value))
 
 
-def json_reader() -> "Any":
+def short_int(text: str) -> int:
+    """Read an integer of reasonable length: older Pythons take minutes for a million digits."""
+    if len(text) > 40:
+        raise ValueError("a number of %d digits" % len(text))
+    return int(text)
+
+
+def json_reader(read_int: "Any" = int) -> "Any":
     """Return a function that reads one JSON text, and raises ValueError where it is none.
 
     It is the scanner in C that json.loads uses, without the json package around it: that imports
@@ -205,12 +220,18 @@ def json_reader() -> "Any":
     try:
         from _json import make_scanner
         options: "Dict[str, Any]" = {"strict": True, "object_hook": None, "object_pairs_hook": None, "array_hook": None,
-                   "parse_float": float, "parse_int": int, "parse_constant": float, "memo": {}}
+                   "parse_float": float, "parse_int": read_int, "parse_constant": float, "memo": {}}
         context: "Any" = type("Context", (), options)
         scan = make_scanner(context)
     except (ImportError, AttributeError, TypeError, OSError):  # OSError: imports fail in a deleted directory
         from json import loads
-        return loads
+
+        def load(text: str) -> "Any":
+            try:
+                return loads(text, parse_int=read_int)
+            except RecursionError:
+                raise ValueError("no JSON: %.60r" % text) from None
+        return load
 
     def read(text: str) -> "Any":
         try:
@@ -223,7 +244,7 @@ def json_reader() -> "Any":
     return read
 
 
-read_json = json_reader()
+read_json, read_long_json = json_reader(), json_reader(short_int)
 
 
 def signal_name(number: int) -> str:
@@ -379,7 +400,7 @@ class JobRecord(BaseData):
 
     self_id = Field(str, required=True, doc="the job's id")
     run = Field(int, doc="number of this run of the job: 1, 2, 3 ...")
-    status = Field(str, doc="one of JobRecord.Status")
+    status = Field(str, doc="one of JobRecord.Status; None where the journal may not be read")
     command = Field((str, list), doc="as it was given: a list, or a shell command line")
     exit_code = Field(int, doc="what the command returned; None if a signal killed it, or it runs, or is lost")
     signal = Field(str, doc='name of the signal that killed it, such as "SIGKILL"; else None')
@@ -394,10 +415,15 @@ class JobRecord(BaseData):
     last_pid = Field(int, doc="process id of the command itself")
     monitored = Field(bool, doc="while it is active: whether its monitor lives, which will know the exit code")
     monitor_pid = Field(int, doc="process id of the monitor")
+    monitor_start = Field(int, doc="start time of monitor_pid, in clock ticks since boot")
     cwd = Field(str, doc="working directory of the command")
     host = Field(str, doc="name of the machine that ran it")
     user = Field(str, doc="name of the user who ran it")
     timeout = Field(float, doc="seconds that it may run")
+    max_log = Field(int, doc="bytes that its logs may take together; the oldest output is dropped for the newest")
+    dropped_bytes = Field(int, doc="bytes of output that were dropped because of max_log")
+    suspended = Field(bool, doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
+    left_behind = Field(list, doc="[pid, start time] of processes that its command left in the background")
     merge = Field(bool, default=False, doc="stderr goes into stdout.log")
     stop_signal = Field(str, doc="name of the signal with which it was asked to stop")
     stopped_by = Field(str, doc="user and process that asked it to stop")
@@ -411,6 +437,7 @@ class JobRecord(BaseData):
     started_clock = Field(float, doc="started_at by the monotonic clock of that boot")
     cookie = Field(str, doc="the NODEJOBS_COOKIE of this run's processes")
     outcome = Field(str, doc="the end status, written (and synced) just before it becomes the status")
+    format = Field(int, doc="version of the journal's format")
 
     @property
     def ended(self) -> bool:
@@ -499,6 +526,18 @@ class Platform:
         """Tell whether that process lives and is the command of the run with this cookie."""
         raise NotImplementedError
 
+    def is_suspended(self, pid: int) -> "Optional[bool]":
+        """Tell whether a signal has stopped that process; None if that cannot be known."""
+        raise NotImplementedError
+
+    def adopt_orphans(self) -> None:
+        """Become the parent of descendants whose own parent ends, where the system can do that."""
+        raise NotImplementedError
+
+    def children(self) -> "Members":
+        """Return our own children that live."""
+        raise NotImplementedError
+
     def send(self, pid: int, start: int, number: int) -> None:
         """Send a signal to that process and no other; nothing happens if it is gone or not ours to signal."""
         raise NotImplementedError
@@ -511,16 +550,16 @@ class Platform:
         """Wait for a child process, by os.waitpid's options; False if it still runs."""
         raise NotImplementedError
 
-    def tree(self, root: int, start: int, cookie: bytes, known: "Members", groups: "Set[int]") -> "Members":
+    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
         """Return the processes of a run; add to `groups` the process groups that are certainly the run's.
 
-        They are: the command (`root` with that `start`), what is in its session or group, what carries
-        the run's cookie, what was `known` before, and all their descendants; less what carries another
-        run's cookie (a job started by a job is not its child), and less ourselves.
+        They are: the command, what is in its session or group, what carries the run's cookie, what its
+        monitor has adopted, what was `known` before, and all their descendants; less what carries
+        another run's cookie (a job started by a job is not its child), and less ourselves.
         """
         raise NotImplementedError
 
-    def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
+    def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
         """Ask a run's processes to end, kill them after `grace` seconds; return the pids that outlived even that."""
         raise NotImplementedError
 
@@ -540,8 +579,8 @@ class Platform:
         """Tell whether a monitor holds the run's lock."""
         raise NotImplementedError
 
-    def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
-        """Wait until the run's lock is free, or the deadline; `pid` is the monitor's, if it means something here."""
+    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
+        """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here."""
         raise NotImplementedError
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
@@ -604,7 +643,13 @@ class Posix(Platform):
         finally:
             os.close(fd)
 
-    def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
+    def adopt_orphans(self) -> None:
+        pass
+
+    def children(self) -> "Members":
+        return {}
+
+    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         while self.is_monitored(path) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
@@ -701,7 +746,8 @@ class Posix(Platform):
                 return b""
         return os.read(fd, 65536)
 
-    def tree(self, root: int, start: int, cookie: bytes, known: "Members", groups: "Set[int]") -> "Members":
+    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
+        root, start, cookie, monitor, monitor_start = run
         me = os.getpid()
         table = self.processes()
         # Whatever the run started is not older than its command.
@@ -710,6 +756,8 @@ class Posix(Platform):
         alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
         if root in mine and self.is_command(root, start, cookie):
             alive.add(root)
+        if table.get(monitor, (0, 0, 0, None))[3] == monitor_start:
+            alive |= {pid for pid in mine if table[pid][0] == monitor}
         groups.update([table[pid][1] for pid in alive])
         # The number of a session stays taken for as long as it has a member. With the command itself, or
         # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
@@ -723,17 +771,17 @@ class Posix(Platform):
             found += [child for child in children.get(pid, ()) if child not in alive]
         return {pid: table[pid][3] for pid in found}
 
-    def group_lives(self, root: int, start: int) -> bool:
+    def group_lives(self, run: "Run") -> bool:
         """Tell whether the command's process group has a member (a zombie is one, too)."""
         try:
-            os.killpg(root, 0)
+            os.killpg(run[0], 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             pass
-        return self.start_time(root) in (None, start)
+        return self.start_time(run[0]) in (None, run[1])
 
-    def look(self, root: int, start: int, cookie: bytes, known: "Members", groups: "Set[int]") -> "Members":
+    def look(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
         """Return the tree and note it in `known`; look again where the kernel knows of more than /proc has shown.
 
         What forks and ends, over and over, can slip through a look, but not out of its process group. A few
@@ -741,33 +789,33 @@ class Posix(Platform):
         """
         members: "Members" = {}
         for _ in range(8):
-            members = self.tree(root, start, cookie, known, groups)
+            members = self.tree(run, known, groups)
             known.update(members)
-            if members or not self.group_lives(root, start):
+            if members or not self.group_lives(run):
                 break
             time.sleep(POLL_SECONDS / 4)
         return members
 
-    def kill_group(self, root: int, start: int, groups: "Set[int]") -> None:
+    def kill_group(self, run: "Run", groups: "Set[int]") -> None:
         """Kill the command's group, if it is certainly the run's: nothing can outrun that.
 
         The kernel signals all of a group at once, and a fork fails where a signal is pending.
         """
-        if root in groups and root != os.getpgrp() and self.group_lives(root, start):
+        if run[0] in groups and run[0] != os.getpgrp() and self.group_lives(run):
             try:
-                os.killpg(root, signal.SIGKILL)
+                os.killpg(run[0], signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
 
-    def end_tree(self, root: int, start: int, cookie: bytes, number: int, grace: float) -> "List[int]":
-        known: "Members" = {}
+    def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
+        known = dict(known)
         asked: "Members" = {}
         groups: "Set[int]" = set()
         deadline = time.monotonic() + grace
         while True:
-            members = self.look(root, start, cookie, known, groups)
+            members = self.look(run, known, groups)
             if not members:
-                self.kill_group(root, start, groups)
+                self.kill_group(run, groups)
                 return []
             for pid in members:
                 if asked.get(pid) != members[pid]:
@@ -787,21 +835,21 @@ class Posix(Platform):
                     if pid not in frozen:
                         self.send(pid, members[pid], signal.SIGSTOP)
                 frozen = members
-                members = self.look(root, start, cookie, known, groups)
+                members = self.look(run, known, groups)
             for pid in members:
                 self.send(pid, members[pid], signal.SIGKILL)
-            self.kill_group(root, start, groups)
+            self.kill_group(run, groups)
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
-            members = self.look(root, start, cookie, known, groups)
+            members = self.look(run, known, groups)
         return sorted(members)
 
 
 class Linux(Posix):
     """/proc and pidfds."""
 
-    monitor_needs = ("start_time", "row")
-    timeout_needs = ("processes", "cookie_of", "is_command", "pidfd", "send", "send_by_pid", "await_end", "await_pidfd",
+    monitor_needs = ("start_time", "row", "stat", "cookie_of", "adopt_orphans", "children")
+    timeout_needs = ("processes", "is_command", "pidfd", "send", "send_by_pid", "await_end", "poll_pidfd",
                      "poll_end", "tree", "group_lives", "kill_group", "look", "end_tree")
     known_boot_id = ""
 
@@ -811,24 +859,52 @@ class Linux(Posix):
                 self.known_boot_id = file.read().strip() + " " + os.readlink("/proc/self/ns/pid")
         return self.known_boot_id
 
-    def row(self, pid: "Union[int, str]") -> "Optional[Tuple[int, int, int, int]]":
-        """Return (parent, group, session, start) of a process, from /proc/PID/stat (see proc(5)); None for a zombie."""
+    def stat(self, pid: "Union[int, str]") -> "List[bytes]":
+        """Return the fields of /proc/PID/stat from the third, the state, on (see proc(5)); [] for a zombie."""
         try:
             fd = os.open("/proc/%s/stat" % pid, os.O_RDONLY)
         except OSError:
-            return None
+            return []
         try:
             # The name, in parentheses, may hold blanks and parentheses: fields count from the last one.
             stat = os.read(fd, 4096).rpartition(b")")[2].split()
         except OSError:
-            return None  # ESRCH: it ended between the open and the read
+            return []  # ESRCH: it ended between the open and the read
         finally:
             os.close(fd)
-        state, parent, group, session = stat[:4]
         # A zombie with further threads is a live process whose first thread has ended.
-        if state in b"ZXx" and int(stat[17]) < 2:
-            return None
-        return int(parent), int(group), int(session), int(stat[19])
+        return [] if stat[0] in b"ZXx" and int(stat[17]) < 2 else stat
+
+    def row(self, pid: "Union[int, str]") -> "Optional[Tuple[int, int, int, int]]":
+        """Return (parent, group, session, start) of a process; None for a zombie."""
+        stat = self.stat(pid)
+        return (int(stat[1]), int(stat[2]), int(stat[3]), int(stat[19])) if stat else None
+
+    def is_suspended(self, pid: int) -> "Optional[bool]":
+        stat = self.stat(pid)
+        return stat[0] == b"T" if stat else None
+
+    def adopt_orphans(self) -> None:
+        # prctl(PR_SET_CHILD_SUBREAPER, 1), see prctl(2). The C half of ctypes costs 0.08 MB and half a
+        # millisecond, a tenth of the whole. Minimal Pythons lack it, emulators the call: then orphans go to init.
+        try:
+            import _ctypes
+            ctypes: "Any" = _ctypes
+            ctypes.call_function(ctypes.dlsym(ctypes.dlopen(None, 0), "prctl"), (36, 1, 0, 0, 0))
+        except Exception:
+            pass
+
+    def children(self) -> "Members":
+        try:
+            fd = os.open("/proc/self/task/%d/children" % os.getpid(), os.O_RDONLY)  # since Linux 3.5
+        except OSError:
+            return {}
+        try:
+            pids = [int(pid) for pid in os.read(fd, 65536).split()]
+        finally:
+            os.close(fd)
+        starts = {pid: self.start_time(pid) for pid in pids}
+        return {pid: start for pid, start in starts.items() if start is not None}
 
     def start_time(self, pid: int) -> "Optional[int]":
         row = self.row(pid)
@@ -887,37 +963,39 @@ class Linux(Posix):
         finally:
             os.close(fd)
 
-    def await_pidfd(self, fd: int, deadline: float) -> bool:
-        """Wait for the end of the process; False if it still lives at the deadline. Closes the pidfd."""
+    def poll_pidfd(self, fd: int, seconds: float) -> bool:
+        """Wait so long for the end of the process; False if it still lives."""
         import select
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            while True:
-                left = deadline - time.monotonic()
-                if poll.poll(min(max(left, 0.0) * 1000 + 1, 86400000.0)):
-                    return True
-                if left <= 0:
-                    return False
-        finally:
-            os.close(fd)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(min(max(seconds, 0.0) * 1000 + 1, 86400000.0)))
 
     def await_end(self, pid: int, start: int, deadline: float) -> bool:
         fd = self.pidfd(pid)
         if fd is None:
             return self.poll_end(pid, start, deadline)
-        if self.start_time(pid) == start:
-            return self.await_pidfd(fd, deadline)
-        os.close(fd)
-        return True
-
-    def await_monitor(self, path: str, pid: "Optional[int]", deadline: float) -> None:
-        fd = None if pid is None else self.pidfd(pid)
-        if fd is not None and self.is_monitored(path):  # asked with the pidfd open: so the pid is the holder's
-            self.await_pidfd(fd, deadline)
-        elif fd is not None:
+        try:
+            if self.start_time(pid) != start:
+                return True
+            while not self.poll_pidfd(fd, deadline - time.monotonic()):
+                if time.monotonic() >= deadline:
+                    return False
+            return True
+        finally:
             os.close(fd)
-        super().await_monitor(path, pid, deadline)
+
+    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
+        fd = None if run is None else self.pidfd(run[3])
+        if run is None or fd is None:
+            return super().await_monitor(path, run, deadline)
+        # First the end of the command: its monitor writes it down, and then it may stay for what is being stopped.
+        if self.start_time(run[3]) == run[4]:
+            self.await_end(run[0], run[1], deadline)
+        try:
+            while self.is_monitored(path) and time.monotonic() < deadline:
+                self.poll_pidfd(fd, POLL_SECONDS)
+        finally:
+            os.close(fd)
 
 
 # The one place that asks where we are.
@@ -992,65 +1070,132 @@ def unescape_id(name: str) -> "Optional[str]":
 def read_journal(path: str) -> "Optional[bytes]":
     """Return a journal's bytes; None if there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it must not hang on a planted FIFO
+        # It must neither follow a planted link nor hang on a planted FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         content = part = os.read(fd, 65536)
-        while len(part) == 65536:
+        parts = [part]
+        while len(part) == 65536 and len(parts) * len(part) <= JOURNAL_BYTES:
             part = os.read(fd, 65536)
-            content += part
-        return content
+            parts.append(part)
+        return content if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(fd)
 
 
 def fold(journal: bytes) -> "Dict[str, Any]":
-    """Merge a journal's lines into one state (rule 2)."""
+    """Merge a journal's lines into one state (rule 2); lines that are not ours are counted as "damaged"."""
     text = journal.decode("utf-8", "replace")
     text = text[:text.rfind("\n")]  # what follows the last newline is torn
+    read = read_json if len(text) < 65536 else read_long_json
+    damaged = 0
     try:
-        entries = read_json("[" + text.replace("\n", ",") + "]")  # one call for all lines: twice as fast as each alone
+        entries = read("[" + text.replace("\n", ",") + "]")  # one call for all lines: twice as fast as each alone
     except ValueError:
         entries = []
         for line in text.split("\n"):
             try:
-                entries.append(read_json(line))
+                entries.append(read(line))
             except ValueError:
-                pass
+                damaged += 1
     state: "Dict[str, Any]" = {}
     for entry in entries:
-        if isinstance(entry, dict):
-            status = entry.get("status")
-            if status == FAILED_START and "last_pid" in state and "outcome" not in state:
-                continue  # rule 4: a launcher gave up too late, the monitor had come first
-            state.update(entry)
-            if status in ENDED:
-                break
+        if not isinstance(entry, dict):
+            damaged += 1
+            continue
+        status = entry.get("status")
+        if status == FAILED_START and "last_pid" in state and "outcome" not in state:
+            continue  # rule 4: a launcher gave up too late, the monitor had come first
+        state.update(entry)
+        if status in ENDED:
+            break
+    if damaged:
+        state["damaged"] = damaged
     return state
 
 
-def append_line(fd: int, entry: "Dict[str, Any]") -> None:
+def older_logs(path: str) -> "List[Tuple[int, str]]":
+    """Return (offset in the stream, path) of the logs that max_log has set aside for the one at `path`, in order."""
+    directory, _, name = path.rpartition("/")
+    start = name.rpartition(".")[0] + "."
+    try:
+        numbers = [old[len(start):-4] for old in os.listdir(directory) if old.startswith(start)]
+    except OSError:
+        return []
+    return sorted([(int(number), "%s/%s%s.log" % (directory, start, number)) for number in numbers if number.isdecimal()])
+
+
+def open_log_files(path: str) -> "List[Any]":
+    """Open the files of a log, the oldest output first; [] if there are none, as after a start that failed early.
+
+    With max_log the newest may be set aside, and a new one begun, while we look: then we have it twice.
+    """
+    files: "List[Any]" = []
+    seen: "Set[int]" = set()
+    for name in [path] + [older for _, older in reversed(older_logs(path))]:
+        try:
+            file = open(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        except FileNotFoundError:
+            continue
+        if os.fstat(file.fileno()).st_ino in seen:
+            file.close()
+            continue
+        seen.add(os.fstat(file.fileno()).st_ino)
+        files.insert(0, file)
+    return files
+
+
+def read_log(path: str) -> "Iterator[bytes]":
+    """Yield the parts of a log."""
+    files = open_log_files(path)
+    try:
+        for file in files:
+            part = file.read(1 << 20)
+            while part:
+                yield part
+                part = file.read(1 << 20)
+    finally:
+        for file in files:
+            file.close()
+
+
+def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
     """Append one line to a journal that is open for reading and appending.
 
-    A line goes in one write; where a full disk tore the last one, the new one starts afresh.
+    A line goes in one write; where a full disk tore the last one, the new one starts afresh. With `room`
+    it is filled up with blanks until the journal's last block has so many bytes left: file systems give
+    out blocks, so what still fits into one can be written to a full disk too.
     """
     size = os.fstat(fd).st_size
-    line = (to_json(entry) + "\n").encode()
+    line = to_json(entry).encode()
     if size and os.pread(fd, 1, size - 1) != b"\n":
         line = b"\n" + line
+    if room:
+        block = os.fstatvfs(fd).f_frsize
+        left = -(size + len(line) + 1) % block if block >= 2 * room else room
+        line += b" " * (left + 1 if left < room else 0)
+    line += b"\n"
     while line:
         line = line[os.write(fd, line):]  # after a short write, the next one says why
 
 
-def delete_tree(path: str) -> None:
-    """Delete a directory and all in it, following no link. (shutil is missing from minimal Pythons.)"""
-    for entry in list(os.scandir(path)):
-        if entry.is_dir(follow_symlinks=False):
-            delete_tree(entry.path)
-        else:
-            os.unlink(entry.path)
-    os.rmdir(path)
+def delete_tree(path: str, parent: "Optional[int]" = None) -> None:
+    """Delete a file, or a directory and all in it, following no link, also where one appears meanwhile.
+
+    (shutil is missing from minimal Pythons.)
+    """
+    try:
+        os.unlink(path, dir_fd=parent)
+    except (IsADirectoryError, PermissionError):  # EISDIR on Linux, EPERM by POSIX
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            for name in os.listdir(directory):
+                delete_tree(name, directory)
+        finally:
+            os.close(directory)
+        os.rmdir(path, dir_fd=parent)
 
 
 def default_db_path() -> str:
@@ -1084,43 +1229,61 @@ class Translate:
 
 
 class JobLock:
-    """The lock of a job (rule 1) as a context. `starting` says that a monitor may have inherited it."""
+    """The lock of a job (rule 1) as a context. `starting` says that a monitor may have inherited it.
+
+    In a store that others can write to, a link may lie in the place of anything that we are about to open.
+    So nothing is opened through one: the job's directory is `directory`, a descriptor, and all in it goes by that.
+    """
 
     def __init__(self, store: "Store", job_id: str, create: bool) -> None:
-        self.directory, self.create, self.job_id = store.job_dir(job_id), create, job_id
-        self.fd, self.starting = -1, False
+        self.path, self.create, self.job_id = store.job_dir(job_id), create, job_id
+        self.directory, self.fd, self.starting = -1, -1, False
 
     def __enter__(self) -> "JobLock":
-        path = self.directory + "/" + LOCK
-        while True:
+        while not self.attempt():
+            pass
+        return self
+
+    def attempt(self) -> bool:
+        """Take the lock; False if the job was removed meanwhile, so that the lock is of a deleted file."""
+        if self.create:
+            try:
+                os.mkdir(self.path)
+            except FileExistsError:
+                pass
+        try:
+            self.directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
             if self.create:
-                try:
-                    os.mkdir(self.directory)
-                except FileExistsError:
-                    pass
-            try:
-                self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            except FileNotFoundError:
-                if self.create and not os.path.islink(self.directory):
-                    continue  # the job was removed between the two calls
-                raise
-            try:
-                if not platform.take_lock(self.fd, LOCK_SECONDS):
-                    raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
-                                     "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, path), path)
-                if os.fstat(self.fd).st_ino == os.stat(path).st_ino:
-                    return self
-            except FileNotFoundError:
-                pass  # the job was removed while we waited: our lock is of a deleted file
-            except BaseException:
-                os.close(self.fd)
-                raise
-            os.close(self.fd)
+                return False
+            raise
+        try:
+            self.fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666,
+                              dir_fd=self.directory)
+            if not platform.take_lock(self.fd, LOCK_SECONDS):
+                raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
+                                 "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, self.path),
+                                 self.path)
+            if os.fstat(self.fd).st_ino == os.stat(self.path + "/" + LOCK).st_ino:
+                return True
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        return False
+
+    def close(self) -> None:
+        for fd in (self.directory, self.fd):
+            if fd >= 0:
+                os.close(fd)
+        self.directory = self.fd = -1
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
         if not self.starting:  # interrupted in the middle of a start: the monitor keeps the lock (rule 1)
             platform.drop_lock(self.fd)
-        os.close(self.fd)
+        self.close()
 
 
 class Store:
@@ -1156,10 +1319,10 @@ class Store:
         ids = [(unescape_id(name), name) for name in names if name[0] != "."]
         return sorted([(job_id, self.path + "/" + name) for job_id, name in ids if job_id is not None])
 
-    def runs(self, directory: str) -> "List[int]":
+    def runs(self, directory: "Union[str, int]") -> "List[int]":
         """Return the numbers of the run directories in a job's directory, ascending."""
         try:
-            return sorted(map(int, filter(str.isdecimal, os.listdir(directory))))
+            return sorted([int(name) for name in os.listdir(directory) if name.isdecimal() and len(name) < 10])
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return []  # lost+found, for one, is no job
 
@@ -1201,21 +1364,38 @@ class Store:
 
     def state(self, logdir: str) -> "Optional[Dict[str, Any]]":
         """Return what a run's journal says; None if it says nothing yet, so that nothing was started."""
+        path = logdir + "/" + JOURNAL
+        state: "Dict[str, Any]"
         try:
-            journal = read_journal(logdir + "/" + JOURNAL)
+            journal = read_journal(path)
         except OSError as error:
-            return {"error": "its journal cannot be read: %s" % error.strerror}
+            if error.errno in TOO_FEW:
+                raise
+            state = {"error": "its journal cannot be read: %s" % error.strerror}
+            if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):  # these are no journals: a link, a socket
+                state["status"] = None
+            return state
         if not journal or b"\n" not in journal:
-            return None
+            if not os.path.lexists(logdir + "/" + LOCK) and (journal is None or os.path.isfile(path)):
+                return None
+            journal = b"\n"  # a monitor was here; what it wrote is gone
         state = fold(journal)
         wrong: "List[str]" = []
         if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
             fields = self.record_class.fields
             wrong = [key for key, value in state.items() if key in fields and not fields[key].accepts(value)]
-            for key in wrong:
-                del state[key]
-        if wrong or "status" not in state:
-            state["error"] = "its journal is damaged; see %s/%s" % (logdir, JOURNAL)
+        wrong += [key for key in ("last_pid", "monitor_pid") if not 1 < (state.get(key) or 2) < 1 << 31]
+        if state.get("status", STARTING) not in STATUSES:
+            wrong.append("status")
+        for key in set(wrong):
+            del state[key]
+        if state.get("format", 1) > FORMAT:
+            damage = "was written by a newer nodejobs (format %d); use that one" % state["format"]
+        elif wrong or "damaged" in state or "status" not in state or "command" not in state:
+            damage = "is damaged; see %s" % path
+        else:
+            return state
+        state["error"] = "%sits journal %s" % (state["error"] + "; " if state.get("error") else "", damage)
         return state
 
     def resolve(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Optional[Dict[str, Any]]":
@@ -1225,11 +1405,14 @@ class Store:
             # In this order: the job's lock is dropped after the run's is taken and the start's outcome is
             # written, the run's lock after the end is. So if the journal has not changed after both were
             # seen free, nobody is left who could write to it.
-            starting = not holding and state.get("status") == STARTING and platform.is_job_locked(job_lock)
+            starting, monitored = False, None
             try:
+                starting = not holding and state.get("status") == STARTING and platform.is_job_locked(job_lock)
                 monitored = platform.is_monitored(logdir + "/" + LOCK)
-            except PermissionError as error:
-                monitored, state["error"] = False, "its lock cannot be read: %s" % error.strerror
+            except OSError as error:
+                if error.errno in TOO_FEW:
+                    raise
+                state.setdefault("error", "its lock cannot be read: %s" % error.strerror)
                 break
             again = self.state(logdir)
             if again is None or again.get("status") in ENDED:
@@ -1237,25 +1420,32 @@ class Store:
             if again == state:
                 break
             state = again
-        state["monitored"] = monitored
+        status = state.get("status")
         if monitored or starting:
-            if not starting and state.get("status") not in (RUNNING, STOPPING):
-                state["status"] = RUNNING  # a full disk kept the monitor from writing it
+            if not starting and status not in (RUNNING, STOPPING):
+                status = RUNNING  # a full disk kept the monitor from writing it
         elif state.get("outcome") in ENDED:
-            state["status"] = state["outcome"]  # rule 6: the machine went down between the two lines
-        elif "last_pid" not in state and state.get("status") == STARTING:
-            state.update(status=FAILED_START,  # rule 4
-                         error="nodejobs was killed while it started the job; the command never ran")
+            status = state["outcome"]  # rule 6: the machine went down between the two lines
+        elif "last_pid" not in state and status == STARTING and monitored is not None:
+            status = FAILED_START  # rule 4
+            state.setdefault("error", "nodejobs was killed while it started the job; the command never ran")
         elif self.is_alive(state):
-            state["status"] = STOPPING if state.get("status") == STOPPING else RUNNING
+            status = STOPPING if status == STOPPING else RUNNING
+        elif monitored is None or status is None and "status" in state:
+            status = None  # who may not read cannot know
         else:
-            state["status"] = LOST
-            state.setdefault("error", "the monitor was killed or the machine went down, and the command is gone; "
-                                      "how it ended is unknown")
-        if state["status"] not in ACTIVE:
-            state["monitored"] = None
-        elif isinstance(state.get("started_clock"), float) and state.get("boot_id") == platform.boot_id():
-            state["duration"] = round(time.monotonic() - state["started_clock"], 3)
+            status = LOST
+            state.setdefault("error", "how it ended is unknown: its monitor was killed, the machine went down or "
+                                      "the disk is full")
+        state.update(status=status, monitored=monitored if status in ACTIVE else None)
+        if status in ACTIVE and state.get("boot_id") == platform.boot_id():
+            if isinstance(state.get("started_clock"), float):
+                state["duration"] = round(time.monotonic() - state["started_clock"], 3)
+            if state.get("last_pid"):
+                state["suspended"] = platform.is_suspended(state["last_pid"])
+        if isinstance(state.get("max_log"), int) and "dropped_bytes" not in state:
+            state["dropped_bytes"] = sum([offset for name in (STDOUT_LOG, STDERR_LOG)
+                                          for offset, _ in older_logs(logdir + "/" + name)[:1]])
         return state
 
     def is_alive(self, state: "Dict[str, Any]") -> bool:
@@ -1265,31 +1455,48 @@ class Store:
             return False
         return platform.is_command(pid, start, str(state.get("cookie")).encode())
 
-    def new_run(self, job_id: str) -> int:
-        """Make the directory of a new run, under the job's lock; return its number."""
-        number = max(self.runs(self.job_dir(job_id)) or [0]) + 1
-        os.mkdir(self.run_dir(job_id, number))
-        return number
+    def new_run(self, lock: JobLock, entry: "Dict[str, Any]") -> "Tuple[int, int]":
+        """Make a new run of the locked job, with its journal's first line; return its number and directory.
 
-    def append(self, job_id: str, run: int, entry: "Dict[str, Any]", cookie: "Optional[str]" = None) -> None:
-        """Append a line to a run's journal: the first one, or one to the run that has this cookie.
+        The directory is a descriptor, to be closed. It is ours, so nobody can plant anything in it.
+        """
+        run = max(self.runs(lock.directory) or [0]) + 1
+        os.mkdir("%06d" % run, dir_fd=lock.directory)
+        directory = os.open("%06d" % run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                            dir_fd=lock.directory)
+        try:
+            if os.fstat(directory).st_uid != os.geteuid():
+                raise StoreError("the new directory of job %r has another owner: somebody else has put it there; "
+                                 "keep the jobs in a place of your own" % lock.job_id, lock.path)
+            fd = os.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o666,
+                         dir_fd=directory)
+            try:
+                append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
+            finally:
+                os.close(fd)
+        except BaseException:
+            os.close(directory)
+            raise
+        return run, directory
+
+    def append(self, job_id: str, run: int, entry: "Dict[str, Any]", cookie: "Optional[str]") -> None:
+        """Append a line to the journal of the run that has this cookie.
 
         Raises FileNotFoundError if that run was removed, also where a new run has its number now.
         """
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if cookie is None else 0)
-        fd = os.open(self.run_dir(job_id, run) + "/" + JOURNAL, flags, 0o666)
+        fd = os.open(self.run_dir(job_id, run) + "/" + JOURNAL,
+                     os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            mark = b'"cookie":%s' % to_json(cookie).encode()
-            if cookie is not None and mark not in os.pread(fd, os.fstat(fd).st_size, 0):
+            if b'"cookie":%s' % to_json(cookie).encode() not in os.pread(fd, os.fstat(fd).st_size, 0):
                 raise FileNotFoundError(errno.ENOENT, "it was removed", self.run_dir(job_id, run))
-            append_line(fd, dict(entry, last_update=iso_time(time.time())))
+            append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
         finally:
             os.close(fd)
 
-    def discard(self, path: str) -> None:
-        """Delete a directory of the store; for readers it vanishes whole and at once."""
+    def discard(self, name: str, parent: "Optional[int]" = None) -> None:
+        """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
         hidden = "%s/.removed-%s" % (self.path, os.urandom(6).hex())
-        os.rename(path, hidden)
+        os.rename(name, hidden, src_dir_fd=parent)
         try:
             delete_tree(hidden)
         except FileNotFoundError:
@@ -1314,7 +1521,8 @@ class Store:
 #
 # The functions in MONITOR_NEEDS are sent as code objects through the monitor's stdin. So the monitor is
 # ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
-# They see `os` (there: posix), `time`, `signal`, `platform`, MONITOR_CONSTANTS and each other; no other global.
+# They see `os` (there: posix), `time`, `signal`, `platform`, MONITOR_CONSTANTS and each other; no other global,
+# and no default of an argument, which is not part of a code object.
 
 def report(text: str) -> None:
     """Tell the launcher how the start went; "" is success. A launcher that is gone does not mind."""
@@ -1343,18 +1551,41 @@ def was_asked_to_stop(journal: int) -> bool:
     return b'\n{"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
 
 
-def write_end(directory: bytes, journal: int, outcome: str, end: "Dict[str, Any]") -> None:
-    """Write the two lines of the end (rule 6)."""
+def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[str, Any]", told: str) -> None:
+    """Write the two lines of the end (rule 6).
+
+    Where the disk refuses them: free the run's lock, so that nobody takes for running what has ended, tell
+    the launcher `told` if it still waits, and try again for as long as that is of use to somebody.
+    """
     now = iso_time(time.time())
-    append_line(journal, dict(end, outcome=outcome, ended_at=now, last_update=now))
-    job = directory.rpartition(b"/")[0]
-    for path in (None, directory, job, job.rpartition(b"/")[0]):  # a new file is safe when its directory is too
+    pause, waited = 0.125, 0.0
+    while True:
         try:
-            fd = journal if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            append_line(journal, dict(end, outcome=outcome, ended_at=now, last_update=iso_time(time.time())), 0)
+            break
+        except OSError:
+            os.lockf(lock, os.F_ULOCK, 0)
+            if told:
+                report(told)
+                os.close(2)  # the job's lock
+                told = ""
+            if waited > RETRY_SECONDS:
+                return
+            time.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, 32.0)
+    for path in (None, b".", b"..", b"../.."):  # a new file is safe when its directory is too
+        try:
+            fd = journal if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
             os.fsync(fd)
+            if fd != journal:
+                os.close(fd)
         except OSError:
             pass  # the file system cannot, or may not; there is nothing safer to do
-    append_line(journal, {"status": outcome, "last_update": now})
+    try:
+        append_line(journal, {"status": outcome, "last_update": now}, 0)
+    except OSError:
+        pass  # the facts say the same, once the lock is free
 
 
 def become_command(order: "Dict[str, Any]", files: "Tuple[int, int, int]", go: int, failed: int) -> "NoReturn":
@@ -1406,27 +1637,173 @@ def become_command(order: "Dict[str, Any]", files: "Tuple[int, int, int]", go: i
         os._exit(127)
 
 
-def start_command(order: "Dict[str, Any]", journal: int) -> "Optional[Tuple[int, Optional[int], float]]":
+def open_log(directory: int, name: bytes) -> int:
+    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=directory)
+
+
+def put(directory: int, streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]", part: bytes, cap: int) -> int:
+    """Write output to the log files, which together hold at most `cap` bytes; return how many bytes it cost.
+
+    A stream is its current file, and the older ones, each with its offset in the stream as its name says.
+    What the disk refuses to take is lost, as it would be to a command that writes by itself and goes on.
+    """
+    lost = 0
+    while part:
+        full = sum([piece["size"] for each in streams for piece in each["pieces"]]) + len(part) > cap
+        try:
+            if not full:
+                piece = stream["pieces"][-1]
+                if piece["size"] and piece["size"] + len(part) > cap // 8:
+                    os.rename(stream["name"] + b".log", b"%s.%015d.log" % (stream["name"], piece["offset"]),
+                              src_dir_fd=directory, dst_dir_fd=directory)
+                    os.close(stream["fd"])
+                    piece = {"offset": piece["offset"] + piece["size"], "size": 0}
+                    stream.update(fd=None, pieces=stream["pieces"] + [piece])
+                if stream["fd"] is None:
+                    stream["fd"] = open_log(directory, stream["name"] + b".log")
+                written = os.write(stream["fd"], part)
+                piece["size"] += written
+                part = part[written:]
+        except OSError as error:
+            full = error.errno in (28, 122)  # ENOSPC, EDQUOT: what is old makes room for what is new
+            if not full or all([len(each["pieces"]) < 2 for each in streams]):
+                return lost + len(part)
+        if full:
+            each = max([each for each in streams if len(each["pieces"]) > 1],
+                       key=lambda each: sum([piece["size"] for piece in each["pieces"]]))
+            piece = each["pieces"].pop(0)
+            os.unlink(b"%s.%015d.log" % (each["name"], piece["offset"]), dir_fd=directory)
+            lost += piece["size"]
+    return lost
+
+
+def pump_logs(directory: int, pipes: "List[Tuple[bytes, int]]", cap: int, ask: int, answer: int) -> None:
+    """Move output from pipes to log files until nobody is left who could write; answer when asked what was dropped.
+
+    Only for `max_log`. It is a process of its own, and the monitor holds the pipes open too: so whichever
+    of the two is killed, the command does not die of a broken pipe.
+    """
+    from select import POLLIN, poll
+    streams, by_fd, dropped = [], {}, 0
+    names = os.listdir(directory)
+    for name, fd in pipes:
+        pieces = []
+        offset = 0
+        for old in sorted([old for old in names if old[:len(name) + 1] == name.decode() + "."]):
+            size = os.stat(old, dir_fd=directory).st_size
+            number = old[len(name) + 1:-4]
+            if number.isdigit():
+                offset = int(number)
+                pieces.append({"offset": offset, "size": size})
+                offset += size
+        log = open_log(directory, name + b".log")
+        pieces.append({"offset": offset, "size": os.fstat(log).st_size})
+        dropped += pieces[0]["offset"]
+        stream = {"name": name, "fd": log, "pieces": pieces}
+        streams.append(stream)
+        by_fd[fd] = stream
+        os.set_blocking(fd, False)
+    most = min(65536, cap // 8)
+    ready = poll()
+    for fd in [ask, *by_fd]:
+        ready.register(fd, POLLIN)
+    live = [ask, *by_fd]
+    while live:
+        asked = False
+        for fd, _ in ready.poll():
+            if fd == ask:
+                asked = bool(os.read(ask, 1))
+                ended = not asked
+            else:
+                part = os.read(fd, most)
+                ended = not part
+                dropped += put(directory, streams, by_fd[fd], part, cap)
+            if ended:
+                ready.unregister(fd)
+                live.remove(fd)
+        if asked:  # the command has ended: all it wrote is in the pipes, and that is no more than they hold
+            for fd in by_fd:
+                room = 1 << 20
+                while room > 0 and fd in live:
+                    try:
+                        part = os.read(fd, most)
+                    except BlockingIOError:
+                        break
+                    if not part:
+                        break
+                    dropped += put(directory, streams, by_fd[fd], part, cap)
+                    room -= len(part)
+            os.write(answer, b"%d" % dropped)
+
+
+def start_pump(order: "Dict[str, Any]", directory: int, pipes: "List[Tuple[bytes, int]]",
+               strays: "Sequence[int]") -> "Tuple[int, int, int]":
+    """Fork the process that moves output to capped logs; return its pid, where to ask it and where it answers."""
+    ask, asking = os.pipe()
+    answering, answer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            for fd in (0, 1, 2, asking, answering, *strays):
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass  # a pump that takes the place of another has no launcher to report to
+            pump_logs(directory, pipes, order["max_log"], ask, answer)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(ask)
+    os.close(answer)
+    return pid, asking, answering
+
+
+def ask_pump(pump: "List[Any]", order: "Dict[str, Any]", directory: int) -> "Optional[int]":
+    """Wait until all output of the ended command is in its logs; return how many bytes were dropped."""
+    for _ in range(3):
+        _, asking, answering = pump[0]
+        try:
+            os.write(asking, b"?")
+        except OSError:
+            pass  # it was killed; reading says so too
+        number = os.read(answering, 64)
+        os.close(asking)
+        os.close(answering)
+        if number:
+            return int(number)
+        pump[0] = start_pump(order, directory, pump[1], ())
+    return None
+
+
+def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: int, pump: "List[Any]",
+                  ) -> "Optional[Tuple[int, Optional[int], float]]":
     """Fork and execute the command; return its pid, its start time and our clock, or None if it could not start."""
-    directory = order["directory"]
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    stdout = os.open(directory + b"/stdout.log", flags, 0o666)
-    stderr = os.open(directory + b"/stderr.log", flags, 0o666)
+    names = [b"stdout"] if order["merge"] else [b"stdout", b"stderr"]
+    if order["max_log"] is None:
+        outputs = [open_log(directory, name + b".log") for name in (b"stdout", b"stderr")]
+    else:
+        both = [os.pipe() for name in names]
+        outputs = [writing for _, writing in both]
+        pipes = list(zip(names, [reading for reading, _ in both]))
+        os.close(open_log(directory, b"stderr.log"))
+        pump += [start_pump(order, directory, pipes, outputs), pipes]
     go, permit = os.pipe()
     failure, failed = os.pipe()
     pid = os.fork()
     if not pid:
         os.close(permit)  # or the monitor's death would not show as end of file
-        become_command(order, (stdin, stdout, stdout if order["merge"] else stderr), go, failed)
-    for fd in (stdin, stdout, stderr, go, failed):
+        become_command(order, (stdin, outputs[0], outputs[0 if order["merge"] else 1]), go, failed)
+    for fd in (stdin, go, failed, *outputs):
         os.close(fd)
     start = platform.start_time(pid)
     began = time.monotonic()
     now = iso_time(time.time())
+    monitor = os.getpid()
     try:
-        append_line(journal, {"last_pid": pid, "pid_start": start, "monitor_pid": os.getpid(),
-                              "started_at": now, "started_clock": began, "last_update": now})
+        append_line(journal, {"last_pid": pid, "pid_start": start, "monitor_pid": monitor,
+                              "monitor_start": platform.start_time(monitor), "started_at": now, "started_clock": began,
+                              "last_update": now}, 0)
         if b'\n{"status":"failed_start"' in os.pread(journal, os.fstat(journal).st_size, 0):
             raise OSError(0, "its launcher has given up waiting for it")
     except OSError:
@@ -1439,17 +1816,18 @@ def start_command(order: "Dict[str, Any]", journal: int) -> "Optional[Tuple[int,
     os.close(failure)
     if not problem:
         try:
-            append_line(journal, {"status": "running", "last_update": iso_time(time.time())})
+            append_line(journal, {"status": "running", "last_update": iso_time(time.time())}, END_ROOM)
         except OSError:
             pass  # a disk just full: the held lock and the pid in the journal say the same
         return pid, start, began
     os.waitpid(pid, 0)
     number, _, text = problem.decode("utf-8", "surrogateescape").partition(" ")
-    write_end(directory, journal, "failed_start", {"errno": int(number), "error": text})
+    write_end(directory, journal, lock, "failed_start", {"errno": int(number), "error": text}, text)
     return None
 
 
-def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]") -> "Tuple[int, Any, bool]":
+def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]", directory: int,
+                  pump: "List[Any]") -> "Tuple[int, Any, bool]":
     """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
     options, expired, timed_out = 0, False, False
     if order["timeout"] is not None:
@@ -1460,16 +1838,33 @@ def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]") -> 
         signal.setitimer(signal.ITIMER_REAL, order["timeout"])
     while True:
         if order["has_rusage"]:
-            ended, status, usage = os.wait4(pid, options)
+            ended, status, usage = os.wait4(-1, options)
         else:  # without the resource module, wait4 reaps the child and then fails: the status would be lost
-            (ended, status), usage = os.waitpid(pid, options), None
-        if ended:
+            (ended, status), usage = os.waitpid(-1, options), None
+        if ended == pid:
             return status, usage, timed_out
+        if pump and ended == pump[0][0] and os.WIFSIGNALED(status):
+            os.close(pump[0][1])
+            os.close(pump[0][2])
+            pump[0] = start_pump(order, directory, pump[1], ())
+        if ended:
+            continue  # an orphan that we adopted
         if expired:
             timed_out, options = True, 0
-            platform.end_tree(pid, start or 0, order["cookie"], signal.SIGTERM, order["grace"])
+            me = os.getpid()
+            platform.end_tree((pid, start or 0, order["cookie"], me, platform.start_time(me) or 0), {},
+                              signal.SIGTERM, order["grace"])
         else:
             expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
+
+
+def open_run(order: "Dict[str, Any]") -> int:
+    """Open the run's directory. It has to be the very one that the launcher made: see Store.new_run."""
+    directory = os.open(order["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(directory)
+    if (found.st_dev, found.st_ino) != order["identity"]:
+        raise OSError(0, "somebody has put another directory in the place of the run's")
+    return directory
 
 
 def monitor_run(order: "Dict[str, Any]") -> None:
@@ -1483,32 +1878,43 @@ def monitor_run(order: "Dict[str, Any]") -> None:
             pass  # KILL, STOP and the C library's own
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     close_strays()
-    directory = order["directory"]
-    lock = os.open(directory + b"/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    directory = open_run(order)
+    lock = os.open(b"lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=directory)
     os.lockf(lock, os.F_LOCK, 0)  # rule 3
-    journal = os.open(directory + b"/journal.jsonl", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    journal = os.open(b"journal.jsonl", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+    platform.adopt_orphans()
 
-    command = start_command(order, journal)
+    pump: "List[Any]" = []  # with max_log: (its pid, where to ask it, where it answers), the pipes
+    command = start_command(order, directory, journal, lock, pump)
+    if command is None:
+        report("")
+        os._exit(0)
     os.close(2)  # the job's lock (rule 1): the outcome of the start is in the journal
     report("")
     os.close(0)
     os.close(1)
-    if command is None:
-        os._exit(0)
     os.chdir("/")  # so as not to keep the launcher's file system busy
     pid, start, began = command
-    status, usage, timed_out = await_command(pid, start, order)
+    status, usage, timed_out = await_command(pid, start, order, directory, pump)
     took = time.monotonic() - began
 
     exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     killer = None if exit_code is not None else signal_name(os.WTERMSIG(status))
-    end = {"exit_code": exit_code, "signal": killer, "error": None, "duration": round(took, 3)}
+    end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": killer, "error": None, "duration": round(took, 3)}
     if usage:
         end.update(cpu_seconds=round(usage[0] + usage[1], 3), max_rss_kb=usage[2])
+    if pump:
+        end["dropped_bytes"] = ask_pump(pump, order, directory)
+    # What has left its session and scrubbed its environment can be told by nothing else later on.
+    left = [[child, born] for child, born in platform.children().items()
+            if platform.cookie_of(child) in (None, b"", order["cookie"])]
+    if left:
+        end["left_behind"] = left
+    stopped = was_asked_to_stop(journal)
     outcome = "failed"
     if timed_out:
         end["error"] = "timeout: it still ran after %g s" % order["timeout"]
-    elif was_asked_to_stop(journal):
+    elif stopped:
         outcome = "stopped"
     elif exit_code == 0:
         outcome = "finished"
@@ -1519,7 +1925,14 @@ def monitor_run(order: "Dict[str, Any]") -> None:
         end["error"] = "killed by " + killer
     else:
         end["error"] = "exit code %s" % exit_code
-    write_end(directory, journal, outcome, end)
+    write_end(directory, journal, lock, outcome, end, "")
+    os.lockf(lock, os.F_ULOCK, 0)
+    try:
+        # While the rest of the tree is being stopped, it must not lose the parent by which stop finds it.
+        while stopped:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
     os._exit(0)
 
 
@@ -1555,9 +1968,10 @@ def monitor_boot() -> None:
 
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, close_strays, was_asked_to_stop, write_end,
-                 become_command, start_command, await_command, monitor_run, monitor_main)
-MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE,
-                     "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS}
+                 become_command, open_log, start_command, await_command, open_run, monitor_run, monitor_main)
+PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
+MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
+                     "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS}
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -1565,7 +1979,8 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
     """Start the monitor of a run; return its report (see Platform.start_monitor)."""
     import marshal
     needs = platform.monitor_needs + (platform.timeout_needs if order["timeout"] is not None else ())
-    rest = marshal.dumps(({function.__name__: function.__code__ for function in MONITOR_NEEDS},
+    functions = MONITOR_NEEDS + (PUMP_NEEDS if order["max_log"] is not None else ())
+    rest = marshal.dumps(({function.__name__: function.__code__ for function in functions},
                           {need: getattr(type(platform), need).__code__ for need in needs},
                           MONITOR_CONSTANTS, order))
     boot = marshal.dumps(monitor_boot.__code__)
@@ -1638,6 +2053,12 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
     return record
 
 
+def processes_of(record: JobRecord) -> "Run":
+    """Return a run's own processes, as the platform wants to be told of them."""
+    return (record.last_pid, record.pid_start or 0, str(record.cookie).encode(), record.monitor_pid or 0,
+            record.monitor_start or 0)
+
+
 def user_name() -> str:
     import pwd
     try:
@@ -1682,7 +2103,7 @@ class Jobs:
     def run(self, command: "Command", job_id: "Optional[str]" = None,
             cwd: "Union[None, str, os.PathLike[str]]" = None, envs: "Optional[Mapping[str, Optional[str]]]" = None,
             *, startsecs: float = STARTSECS, fresh_for: "Optional[float]" = None, timeout: "Optional[float]" = None,
-            merge: bool = False, **fields: "Any") -> "Any":
+            merge: bool = False, max_log: "Optional[int]" = None, **fields: "Any") -> "Any":
         """Start a command and return its record, without waiting for its end.
 
         command    a list is executed as it is; a string is a shell command line
@@ -1696,6 +2117,7 @@ class Jobs:
                    record and start nothing
         timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed
         merge      send its stderr to stdout.log too, in order
+        max_log    bytes that its logs may take together: the oldest output is dropped for the newest
         fields     the fields that a subclass of JobRecord adds (see record_class)
 
         A command that cannot be executed is no exception: the record says failed_start, and why.
@@ -1705,10 +2127,15 @@ class Jobs:
         check_seconds("startsecs", startsecs)
         check_seconds("fresh_for", fresh_for)
         check_seconds("timeout", timeout, least=0.001)
+        if max_log is not None and (isinstance(max_log, bool) or not isinstance(max_log, int) or max_log < LEAST_LOG):
+            raise SchemaError("max_log must be a number of bytes, %d or more, not %.40r" % (LEAST_LOG, max_log))
         changes = check_environment(envs)
         if job_id is not None:
             escape_id(job_id)
-        entry = self._first_line(shown, cwd, timeout, merge, fields)
+        entry = self._first_line(shown, cwd, fields)
+        entry.update(timeout=timeout, merge=bool(merge))
+        if max_log is not None:
+            entry["max_log"] = max_log
         with Translate("write to", self.db_path):
             self.store.make()
             if job_id is None:
@@ -1718,23 +2145,28 @@ class Jobs:
                 if last is not None and fresh_for is not None and (not last.ended or self._is_fresh(last, fresh_for)):
                     self._say("%s is fresh: %s" % (job_id, last.status))
                     return last
+                if last is not None and last.status is None:
+                    raise StoreError("not started: nobody can tell whether %r still runs, %s; run it as the user who "
+                                     "may read %s" % (job_id, last.error, last.logdir), last.logdir)
                 if last is not None and not last.ended:
                     raise JobRunning(last, "not started")
-                run = self.store.new_run(job_id)
-                entry.update(self_id=job_id, run=run)
-                self.store.append(job_id, run, entry)
-                self._start(entry, argv, changes, startsecs if isinstance(shown, str) else 0.0, cwd is not None, lock)
+                run, directory = self.store.new_run(lock, entry)
+                try:
+                    self._start(dict(entry, run=run), argv, changes, startsecs if isinstance(shown, str) else 0.0,
+                                cwd is not None, lock, directory)
+                finally:
+                    os.close(directory)
                 started = self.store.read(job_id, run, holding=True)
                 if started.monitor_pid is not None and not platform.reap(started.monitor_pid, os.WNOHANG):
                     self._adopted.append(started.monitor_pid)
-                self._forget_old_runs(job_id)
+                self._forget_old_runs(lock)
             record = self._await(started, time.monotonic() + startsecs) or started
         self._reap()
         self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, run, record.last_pid))
         return record
 
     def _first_line(self, shown: "Union[str, List[str]]", cwd: "Union[None, str, os.PathLike[str]]",
-                    timeout: "Optional[float]", merge: bool, fields: "Dict[str, Any]") -> "Dict[str, Any]":
+                    fields: "Dict[str, Any]") -> "Dict[str, Any]":
         for key, value in fields.items():
             if key in JobRecord.fields or key not in self.record_class.fields:
                 raise SchemaError("run() takes no %r; it takes the fields that record_class adds to JobRecord: %s"
@@ -1753,8 +2185,7 @@ class Jobs:
             directory = None  # ours was deleted; the command starts there all the same
         to_bytes("cwd", directory or "")
         return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
-                     "timeout": timeout, "merge": bool(merge), "user": user_name(), "host": os.uname().nodename,
-                     "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
+                     "format": FORMAT, "user": user_name(), "host": os.uname().nodename, "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
 
     def _new_id(self, program: str) -> str:
         """Make up an id that is new and says something: the program's name and four letters."""
@@ -1773,9 +2204,9 @@ class Jobs:
         return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
     def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", changes: "Dict[bytes, Optional[bytes]]",
-               shell_startsecs: float, change_directory: bool, lock: JobLock) -> None:
+               shell_startsecs: float, change_directory: bool, lock: JobLock, run_directory: int) -> None:
         """Start the run's monitor; return when the journal has the outcome of the start."""
-        job_id, run = entry["self_id"], entry["run"]
+        job_id, run = lock.job_id, entry["run"]
         if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
             raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
                                 "of version %s" % sys.version.split()[0])
@@ -1793,11 +2224,13 @@ class Jobs:
             has_rusage = bool(resource)
         except ImportError:  # minimal Pythons
             has_rusage = False
+        identity = os.fstat(run_directory)
         order = {
-            "directory": os.fsencode(directory), "argv": argv, "programs": programs, "environment": changes,
+            "directory": os.fsencode(directory), "identity": (identity.st_dev, identity.st_ino), "argv": argv, "programs": programs, "environment": changes,
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
-            "shell_startsecs": shell_startsecs, "has_rusage": has_rusage}
+            "shell_startsecs": shell_startsecs, "has_rusage": has_rusage,
+            "max_log": entry.get("max_log")}
         answer = b""
         try:
             lock.starting = True
@@ -1822,24 +2255,23 @@ class Jobs:
                 return  # it died, or is slow, but not before it had started the command (rule 4)
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
 
-    def _forget_old_runs(self, job_id: str) -> None:
-        directory = self.store.job_dir(job_id)
-        for run in self.store.runs(directory)[:-self.keep]:
+    def _forget_old_runs(self, lock: JobLock) -> None:
+        for run in self.store.runs(lock.directory)[:-self.keep]:
             try:
-                record = self.store.read(job_id, run, holding=True)
+                record = self.store.read(lock.job_id, run, holding=True)
                 if record is None or record.ended:
-                    self.store.discard(self.store.run_dir(job_id, run))
-            except OSError as error:
-                self._say("cannot remove run %d of %s: %s" % (run, job_id, error))  # no reason to fail the new run
+                    self.store.discard("%06d" % run, lock.directory)
+            except OSError as error:  # no reason to fail the new run
+                self._say("cannot remove run %d of %s: %s" % (run, lock.job_id, error))
 
     def _await(self, record: "Any", deadline: float) -> "Any":
         """Wait until the run has ended or the deadline; return its record then, None if it was removed."""
-        while record is not None and not record.ended and time.monotonic() < deadline:
+        while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
             if record.last_pid is None:
                 time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
             elif record.monitored:
                 here = record.boot_id == platform.boot_id()
-                platform.await_monitor(record.logdir + "/" + LOCK, record.monitor_pid if here else None, deadline)
+                platform.await_monitor(record.logdir + "/" + LOCK, processes_of(record) if here else None, deadline)
             else:
                 platform.await_end(record.last_pid, record.pid_start, deadline)
             again = self.store.read(record.self_id, record.run)
@@ -1924,7 +2356,8 @@ class Jobs:
                 # A full disk is a reason to stop what fills it, not to let it run; only the status will
                 # then say "failed" (by that signal) and not "stopped".
                 self._say("cannot note the stop of %s: %s" % (job_id, error))
-        left = platform.end_tree(record.last_pid, record.pid_start or 0, str(record.cookie).encode(), number, grace)
+        left_behind = {pair[0]: pair[1] for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2}
+        left = platform.end_tree(processes_of(record), left_behind, number, grace)
         if left:
             raise CannotStop(record, left, "these processes outlived even SIGKILL, or belong to another user: %s"
                              % ", ".join([str(pid) for pid in left]))
@@ -1951,11 +2384,7 @@ class Jobs:
         texts = []
         with Translate("read", record.logdir):
             for path in (record.stdout_path, record.stderr_path):
-                try:
-                    with open(path, "rb") as file:
-                        texts.append(file.read().decode("utf-8", "replace"))
-                except FileNotFoundError:
-                    texts.append("")  # a start that failed early made no logs
+                texts.append(b"".join(read_log(path)).decode("utf-8", "replace"))
         return texts[0], texts[1]
 
     def history(self, job_id: str) -> "List[Any]":
@@ -1972,11 +2401,11 @@ class Jobs:
         known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("remove from", self.db_path):
             try:
-                with JobLock(self.store, job_id, create=False):
+                with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
                     if not record.ended:
                         raise JobRunning(record, "not removed")
-                    self.store.discard(self.store.job_dir(job_id))
+                    self.store.discard(lock.path)
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
@@ -2001,17 +2430,16 @@ class Jobs:
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
                 try:
-                    with JobLock(self.store, job_id, create=False):
-                        removed += self._prune_job(job_id, older_than, keep)
+                    with JobLock(self.store, job_id, create=False) as lock:
+                        removed += self._prune_job(lock, older_than, keep)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # removed meanwhile, or no job
             if removed:
                 self.store.sweep()
         return removed
 
-    def _prune_job(self, job_id: str, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
-        directory = self.store.job_dir(job_id)
-        records = [self.store.read(job_id, run, holding=True) for run in self.store.runs(directory)]
+    def _prune_job(self, lock: JobLock, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
+        records = [self.store.read(lock.job_id, run, holding=True) for run in self.store.runs(lock.directory)]
         records = [record for record in records if record is not None]
         doomed = []
         for age, record in enumerate(reversed(records)):
@@ -2020,10 +2448,10 @@ class Jobs:
             if record.ended and (old or keep is not None and age >= keep):
                 doomed.append(record)
         if len(doomed) == len(records):
-            self.store.discard(directory)
+            self.store.discard(lock.path)
         else:
             for record in doomed:
-                self.store.discard(record.logdir)
+                self.store.discard("%06d" % record.run, lock.directory)
         return doomed
 
 
@@ -2042,6 +2470,15 @@ def duration(text: str) -> float:
     if not number.replace(".", "", 1).isdecimal():
         raise SchemaError("%r is not a duration; say 90, 90s, 15m, 6h or 7d" % text)
     return float(number) * (scale or 1)
+
+
+def size(text: str) -> int:
+    """Read a size: "4096", "500k", "10M", "2G" are bytes."""
+    scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 0)
+    number = text[:-1] if scale else text
+    if not number.replace(".", "", 1).isdecimal() or len(number) > 15:
+        raise SchemaError("%.40r is not a size; say 4096, 500k, 10M or 2G" % text)
+    return int(float(number) * (scale or 1))
 
 
 def count(text: str) -> int:
@@ -2142,7 +2579,7 @@ def table(records: "Sequence[JobRecord]", first: "Column", last: "Column") -> No
     """
     room = terminal_width()
     columns = [first,
-               ("STATUS", 8, [record.status for record in records]),
+               ("STATUS", 8, [state_of(record) for record in records]),
                ("EXIT", 4, [str(record.signal or ("-" if record.exit_code is None else record.exit_code))
                             for record in records]),
                ("TIME", 6, [human_seconds(record.duration) for record in records]),
@@ -2160,13 +2597,18 @@ def table(records: "Sequence[JobRecord]", first: "Column", last: "Column") -> No
         parts = [fit(cell, width) for cell, width in zip(row, widths)]
         parts[-1] = parts[-1].rstrip()
         if number:
-            parts[1] = coloured(row[1], parts[1])
+            parts[1] = coloured(row[1].partition(",")[0], parts[1])
         say("  ".join(parts))
+
+
+def state_of(record: JobRecord) -> str:
+    """Say a record's status, and whether the command is suspended."""
+    return str(record.status or "unknown") + (", suspended" if record.suspended else "")
 
 
 def one_line(record: JobRecord) -> str:
     """Say in one line how a job stands."""
-    text = "%s: %s" % (record.self_id, record.status)
+    text = "%s: %s" % (record.self_id, state_of(record))
     if record.error:
         text += ": " + record.error
     elif record.signal:
@@ -2178,33 +2620,22 @@ def one_line(record: JobRecord) -> str:
 
 
 def tail(path: str, lines: int) -> bytes:
-    """Return the last lines of a file; b"" if it cannot be read."""
+    """Return the last lines of a log; b"" if it cannot be read."""
+    parts: "List[bytes]" = []
+    newlines = 0
     try:
-        with open(path, "rb") as file:
-            position = file.seek(0, 2)
-            parts: "List[bytes]" = []
-            newlines = 0
-            while position and newlines <= lines:
-                size = min(position, 65536)
-                position = file.seek(position - size)
-                parts.insert(0, file.read(size))
-                newlines += parts[0].count(b"\n")
+        for file in reversed(open_log_files(path)):
+            with file:
+                position = file.seek(0, 2)
+                while position and newlines <= lines:
+                    size = min(position, 65536)
+                    position = file.seek(position - size)
+                    parts.insert(0, file.read(size))
+                    newlines += parts[0].count(b"\n")
     except OSError:
         return b""
     whole = b"".join(parts).split(b"\n")  # not splitlines: it would also split at carriage returns
     return b"\n".join(whole[-(lines + (whole[-1] == b"")):]) if lines else b""
-
-
-def parts_of(path: str) -> "Iterator[bytes]":
-    """Yield the parts of a log; nothing if there is none, as after a start that failed early."""
-    if os.path.exists(path):
-        with Translate("read", path):
-            file = open(path, "rb")
-        with file:
-            part = file.read(1 << 20)
-            while part:
-                yield part
-                part = file.read(1 << 20)
 
 
 def error_tail(record: JobRecord) -> "List[str]":
@@ -2226,7 +2657,7 @@ def start_exit_code(record: JobRecord) -> int:
 def job_exit_code(record: JobRecord) -> int:
     """Return what `wait` exits with: the job's own code, 128+N for signal N; what is no success is never 0."""
     if not record.ended:
-        return EXIT_TIMEOUT
+        return EXIT_TIMEOUT if record.status else EXIT_ERROR
     if record.status == FAILED_START:
         return start_exit_code(record)
     if record.signal is not None:
@@ -2279,7 +2710,7 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         envs[key] = value
     before = iso_time(time.time())
     record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
-                      fresh_for=options.fresh, timeout=options.timeout, merge=options.merge)
+                      fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log)
     if not options.json and options.fresh is not None and (record.started_at or before) < before:
         complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
     if options.wait:
@@ -2305,7 +2736,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
     if options.json:
         say_json(record)
         return 0
-    say("%s: %s" % (printable(record.self_id), coloured(record.status, record.status)))
+    say("%s: %s" % (printable(record.self_id), coloured(record.status, state_of(record))))
     process = "pid %s of %s on %s" % (record.last_pid, record.user, record.host)
     if record.monitored is False and record.status != STARTING:
         process += "; its monitor was killed, so its exit code will not be known"
@@ -2325,6 +2756,10 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("used", None if record.cpu_seconds is None
          else "%s of CPU, at most %.1f MB" % (human_seconds(record.cpu_seconds), (record.max_rss_kb or 0) / 1024.0)),
         ("process", process if record.last_pid else None),
+        ("left behind", ", ".join([str(pair[0]) for pair in record.left_behind or () if isinstance(pair, list) and pair])
+         or None),
+        ("dropped", "%d bytes of output, to keep its logs below %d" % (record.dropped_bytes, record.max_log or 0)
+         if record.dropped_bytes else None),
         ("stdout", record.stdout_path),
         ("stderr", "in stdout" if record.merge else record.stderr_path)]
     for title, value in rows + [(key, record.get(key)) for key in record if key not in JobRecord.fields]:
@@ -2381,7 +2816,7 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
         if only not in (None, name):
             continue
         raw = (sys.stdout if only else stream).buffer
-        for part in parts_of(path) if options.n is None else [tail(path, options.n)]:
+        for part in read_log(path) if options.n is None else [tail(path, options.n)]:
             raw.write(part)
         raw.flush()
     return 0
@@ -2445,6 +2880,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
         ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
         ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
+        ("--max-log", "SIZE", size, None, "keep the newest so much of its output: 500k, 10M"),
         ("--wait", "", None, False, "wait for its end, and exit with its exit code")],
         ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
          "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),

@@ -462,10 +462,10 @@ def test_a_monitor_that_cannot_be_started_is_an_error_and_nothing_ran(jobs, monk
 def test_a_log_that_cannot_be_made_is_an_error_and_nothing_ran(jobs, tmp_path, monkeypatch):
     real = jobs.store.new_run
 
-    def with_an_obstacle(job_id):
-        run = real(job_id)
-        os.mkdir(jobs.store.run_dir(job_id, run) + "/stdout.log")
-        return run
+    def with_an_obstacle(lock, entry):
+        made = real(lock, entry)
+        os.mkdir("stdout.log", dir_fd=made[1])
+        return made
     monkeypatch.setattr(jobs.store, "new_run", with_an_obstacle)
     with pytest.raises(NodejobsError, match="stdout.log"):
         jobs.run(["touch", str(tmp_path / "ran")], "a")
@@ -729,6 +729,85 @@ def test_where_there_is_no_scanner_in_c_the_json_module_reads_journals(jobs, mon
     assert jobs.get_status("a") == record
 
 
+# ------ capped logs ------
+
+def numbered(count):
+    """A command that writes so many lines of eight bytes each, numbered."""
+    return [PYTHON, "-c", "import sys\nfor i in range(%d): sys.stdout.write('%%07d\\n' %% i)" % count]
+
+
+def test_a_capped_log_keeps_the_newest_output_and_tells_what_was_dropped(jobs, cli):
+    record = jobs.run(numbered(100000), "capped", max_log=100000, startsecs=30)
+    assert (record.status, record.max_log) == (STATUS.c_finished, 100000)
+    logs = sorted(pathlib.Path(record.logdir).glob("stdout*"))
+    kept = b"".join(path.read_bytes() for path in logs)
+    assert 80000 <= len(kept) <= 100000
+    assert kept == b"".join(b"%07d\n" % number for number in range(100000))[-len(kept):], "in order, in any shell's too"
+    assert record.dropped_bytes == 800000 - len(kept)
+    assert jobs.job_logs("capped") == (kept.decode(), "")
+    assert cli("logs", "capped").stdout == kept.decode()
+    assert cli("logs", "capped", "-n", "5000").stdout == "".join("%07d\n" % number for number in range(95000, 100000))
+    assert "dropped      %d bytes" % record.dropped_bytes in cli("status", "capped").stdout
+
+
+def test_both_streams_share_the_cap_and_a_quiet_one_loses_nothing_to_a_loud_one(jobs):
+    record = jobs.run("echo important >&2; yes | head -c 300000; echo last >&2", "shared", max_log=64 << 10, startsecs=30)
+    stdout, stderr = jobs.job_logs("shared")
+    assert stderr == "important\nlast\n"
+    assert 50000 < len(stdout) <= 64 << 10 and record.dropped_bytes == 300000 - len(stdout)
+
+
+def test_below_its_cap_a_log_is_complete_and_merging_keeps_its_order(jobs):
+    record = jobs.run("for i in 1 2 3; do echo out $i; echo err $i >&2; done", "small", merge=True, max_log=1 << 20,
+                      startsecs=30)
+    assert jobs.job_logs("small") == ("out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n", "")
+    assert record.dropped_bytes == 0
+
+
+def children_of(pid):
+    return [int(child) for child in pathlib.Path("/proc/%d/task/%d/children" % (pid, pid)).read_text().split()]
+
+
+def test_a_capped_command_does_not_notice_that_its_monitor_or_its_pump_is_killed(jobs, tmp_path):
+    line = "for i in $(seq 300); do echo line $i; done; while ! [ -e %s ]; do sleep 0.01; done; echo end" % (tmp_path / "go")
+    for victim in ("pump", "monitor"):
+        record = jobs.run(line, victim, max_log=2000, startsecs=0)
+        eventually(lambda: "line 300\n" in jobs.job_logs(victim)[0])
+        pump, = set(children_of(record.monitor_pid)) - {record.last_pid}
+        os.kill(pump if victim == "pump" else record.monitor_pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        eventually(lambda: jobs.job_logs(victim)[0].endswith("line 300\nend\n"))
+        ended = jobs.wait(victim)
+        assert ended.status == (STATUS.c_finished if victim == "pump" else STATUS.c_lost)
+        assert ended.dropped_bytes > 0
+        eventually(lambda: not is_alive(pump))
+        (tmp_path / "go").unlink()
+
+
+def test_a_background_child_that_holds_a_capped_log_does_not_keep_the_job_running(jobs):
+    record = jobs.run("(sleep 60; echo late) & echo now", "background", max_log=5000, startsecs=30)
+    assert record.status == STATUS.c_finished and jobs.job_logs("background")[0] == "now\n"
+    jobs.stop("background")
+    eventually(lambda: not monitors_of("background"))
+
+
+@pytest.mark.parametrize("max_log", [0, 1023, "10M", True, 1e6])
+def test_a_cap_that_is_no_size_is_refused(jobs, max_log):
+    with pytest.raises(SchemaError, match="max_log must be a number of bytes"):
+        jobs.run("true", "a", max_log=max_log)
+
+
+@pytest.mark.parametrize("text, size", [("4096", 4096), ("500k", 512000), ("10M", 10 << 20), ("1.5G", 3 << 29)])
+def test_sizes(text, size):
+    assert nodejobs.size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "k", "-1", "10X", "1..2", "1e3", "9" * 99])
+def test_what_is_no_size_is_refused(cli, text):
+    with pytest.raises(SchemaError, match="is not a size"):
+        nodejobs.size(text)
+
+
 # ------ stopping ------
 
 def test_stop_ends_the_job_and_says_who_asked(jobs):
@@ -962,11 +1041,24 @@ def test_a_start_that_was_abandoned_reads_as_failed_start_and_can_be_repeated(jo
     record = jobs.get_status("a")
     assert (record.status, record.run) == (STATUS.c_failed_start, 2)
     assert "killed while it started" in record.error
+    pathlib.Path(record.logdir, "lock").unlink()
     path.write_text(first[:-9])
     assert jobs.get_status("a").run == 1, "a torn first line: nothing was started"
     path.unlink()
     assert jobs.get_status("a").run == 1
     assert jobs.run("true", "a").run == 3
+
+
+@pytest.mark.parametrize("rest", [None, b"", b'{"status":"starti'])
+def test_a_run_whose_journal_is_gone_is_shown_as_damaged_and_not_hidden(jobs, rest):
+    record = jobs.run("exit 3", "a")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.unlink()
+    if rest is not None:
+        path.write_bytes(rest)
+    record = jobs.get_status("a")
+    assert (record.status, record.exit_code, record.run) == (STATUS.c_lost, None, 1)
+    assert "its journal is damaged; see %s" % path in record.error
 
 
 def test_a_run_whose_launcher_is_at_work_is_starting(jobs, store):
@@ -1285,7 +1377,7 @@ def test_no_descriptor_leaks_when_there_are_too_few(store):
 def test_a_dangling_link_in_a_jobs_place_is_an_error(jobs, store):
     store.mkdir()
     (store / "a").symlink_to(store / "nowhere")
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(StoreError, match="Not a directory"):
         jobs.run("true", "a")
 
 
@@ -1857,7 +1949,7 @@ def test_it_uses_only_the_standard_library():
     names = {name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
              for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
     assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "_json", "json", "fnmatch", "fcntl",
-                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib"}
+                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes"}
 
 
 # ------ command line ------
