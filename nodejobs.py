@@ -1532,6 +1532,14 @@ def report(text: str) -> None:
         pass
 
 
+def let_go(*fds: int) -> None:
+    """Point descriptors at /dev/null: were they only closed, the next file opened would get their number."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in fds:
+        os.dup2(null, fd)
+    os.close(null)
+
+
 def close_strays() -> None:
     """Close what the host program left inheritable: the command must not hold the host's files open."""
     try:
@@ -1567,7 +1575,7 @@ def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[
             os.lockf(lock, os.F_ULOCK, 0)
             if told:
                 report(told)
-                os.close(2)  # the job's lock
+                let_go(2)  # the job's lock
                 told = ""
             if waited > RETRY_SECONDS:
                 return
@@ -1744,11 +1752,9 @@ def start_pump(order: "Dict[str, Any]", directory: int, pipes: "List[Tuple[bytes
     pid = os.fork()
     if not pid:
         try:
-            for fd in (0, 1, 2, asking, answering, *strays):
-                try:
-                    os.close(fd)
-                except OSError:
-                    pass  # a pump that takes the place of another has no launcher to report to
+            let_go(0, 1, 2)
+            for fd in (asking, answering, *strays):
+                os.close(fd)
             pump_logs(directory, pipes, order["max_log"], ask, answer)
             os._exit(0)
         finally:
@@ -1889,10 +1895,9 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     if command is None:
         report("")
         os._exit(0)
-    os.close(2)  # the job's lock (rule 1): the outcome of the start is in the journal
+    let_go(2)  # the job's lock (rule 1): the outcome of the start is in the journal
     report("")
-    os.close(0)
-    os.close(1)
+    let_go(0, 1)
     os.chdir("/")  # so as not to keep the launcher's file system busy
     pid, start, began = command
     status, usage, timed_out = await_command(pid, start, order, directory, pump)
@@ -1967,7 +1972,7 @@ def monitor_boot() -> None:
     scope["monitor_main"](order)
 
 
-MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, close_strays, was_asked_to_stop, write_end,
+MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, let_go, close_strays, was_asked_to_stop, write_end,
                  become_command, open_log, start_command, await_command, open_run, monitor_run, monitor_main)
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
