@@ -1099,7 +1099,7 @@ def fold(journal: bytes) -> "Dict[str, Any]":
             try:
                 entries.append(read(line))
             except ValueError:
-                damaged += 1
+                damaged += bool(line.strip())
     state: "Dict[str, Any]" = {}
     for entry in entries:
         if not isinstance(entry, dict):
@@ -1391,7 +1391,7 @@ class Store:
             del state[key]
         if state.get("format", 1) > FORMAT:
             damage = "was written by a newer nodejobs (format %d); use that one" % state["format"]
-        elif wrong or "damaged" in state or "status" not in state or "command" not in state:
+        elif wrong or state.pop("damaged", 0) or "status" not in state or "command" not in state:
             damage = "is damaged; see %s" % path
         else:
             return state

@@ -5,10 +5,12 @@ wrong: an empty list is a promise kept. `raise Missing("why")` before the first 
 as not run, with the reason, and never as passed.
 """
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +53,61 @@ class Room:
 
     def size(self, full, quick):
         return full if self.full else quick
+
+
+INSIDE = """
+import json, sys, %s as module, harness
+path, full, seed = json.loads(sys.argv[1])
+try:
+    for case in module.%s.inside(harness.Room(path, full, seed)):
+        print(json.dumps(case), flush=True)
+except harness.Missing as error:
+    print(json.dumps([None, str(error)]), flush=True)
+"""
+
+
+def contained(function):
+    """Run an attack in a pid namespace of its own: what it leaves dies with it, what it kills is its own."""
+    @functools.wraps(function)
+    def outside(room):
+        if not shutil.which("unshare"):
+            raise Missing("unshare")
+        code = INSIDE % (function.__module__, function.__name__)
+        words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child",
+                 "sh", "-c", '"$@"; exit $?', "sh",  # it stays, and reaps what is orphaned
+                 PYTHON, "-c", code, json.dumps([str(room.path), room.full, room.random.getrandbits(32)])]
+        with subprocess.Popen(words, env=dict(os.environ, PYTHONPATH=str(HERE)), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE) as worker:
+            try:
+                for line in worker.stdout:
+                    name, problems = json.loads(line.decode())
+                    if name is None:
+                        raise Missing(problems)
+                    yield name, problems
+            finally:
+                worker.kill()
+        if worker.returncode:
+            yield "the end", ["the attack broke off with exit code %d" % worker.returncode]
+    outside.inside = function
+    return outside
+
+
+class TooLong(BaseException):
+    """What was asked for took too long; a BaseException, which nothing on the way takes for its own."""
+
+
+@contextlib.contextmanager
+def within(seconds):
+    """Raise TooLong in here after so many seconds: something hangs. Of the main thread only."""
+    def late(*_):
+        raise TooLong("it hangs for %d s" % seconds)
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def eventually(check, seconds=20.0):
