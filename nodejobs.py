@@ -74,7 +74,7 @@ if TYPE_CHECKING:
                         Tuple, Type, Union)
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
-    Run = Tuple[int, int, bytes, int, int]  # pid and start time of the command, the cookie, those of the monitor
+    Run = Tuple[int, int, int, bytes, int, int]  # pid, start time, mark of the command; cookie; pid, start of the monitor
     Option = Tuple[str, str, Any, Any, str]
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
@@ -433,6 +433,7 @@ class JobRecord(BaseData):
     stdout_path = Field(str)
     stderr_path = Field(str)
     boot_id = Field(str, doc="the boot and the pid namespace in which the pids mean something")
+    pid_mark = Field(int, doc="a number that only this process has in this boot (Linux 6.9 and newer)")
     pid_start = Field(int, doc="start time of last_pid, in clock ticks since boot")
     started_clock = Field(float, doc="started_at by the monotonic clock of that boot")
     cookie = Field(str, doc="the NODEJOBS_COOKIE of this run's processes")
@@ -522,8 +523,15 @@ class Platform:
         """Return a process' NODEJOBS_COOKIE, b"" if it has none, None if that cannot be read."""
         raise NotImplementedError
 
-    def is_command(self, pid: int, start: int, cookie: bytes) -> bool:
-        """Tell whether that process lives and is the command of the run with this cookie."""
+    def mark(self, pid: int) -> int:
+        """Return a number that no other process of this boot ever has, or 0 where the system has none.
+
+        In a Run it may be -1: then the command is known to be gone.
+        """
+        raise NotImplementedError
+
+    def is_command(self, run: "Run") -> bool:
+        """Tell whether the command of that run lives."""
         raise NotImplementedError
 
     def is_suspended(self, pid: int) -> "Optional[bool]":
@@ -534,8 +542,8 @@ class Platform:
         """Become the parent of descendants whose own parent ends, where the system can do that."""
         raise NotImplementedError
 
-    def children(self) -> "Members":
-        """Return our own children that live."""
+    def children(self, parent: int) -> "List[int]":
+        """Return the children of a process, at once and cheaply; [] where the system cannot tell them so."""
         raise NotImplementedError
 
     def send(self, pid: int, start: int, number: int) -> None:
@@ -646,8 +654,8 @@ class Posix(Platform):
     def adopt_orphans(self) -> None:
         pass
 
-    def children(self) -> "Members":
-        return {}
+    def children(self, parent: int) -> "List[int]":
+        return []
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         while self.is_monitored(path) and time.monotonic() < deadline:
@@ -747,14 +755,14 @@ class Posix(Platform):
         return os.read(fd, 65536)
 
     def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
-        root, start, cookie, monitor, monitor_start = run
+        root, start, _, cookie, monitor, monitor_start = run
         me = os.getpid()
         table = self.processes()
         # Whatever the run started is not older than its command.
         cookies = {pid: self.cookie_of(pid) for pid, row in table.items() if row[3] >= start and pid != me}
         mine = {pid for pid in cookies if cookies[pid] in (None, b"", cookie)}
         alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
-        if root in mine and self.is_command(root, start, cookie):
+        if root in mine and self.is_command(run):
             alive.add(root)
         if table.get(monitor, (0, 0, 0, None))[3] == monitor_start:
             alive |= {pid for pid in mine if table[pid][0] == monitor}
@@ -769,7 +777,8 @@ class Posix(Platform):
         found = [pid for pid in alive if pid in mine]
         for pid in found:  # which grows: a process has one parent, so each is added once
             found += [child for child in children.get(pid, ()) if child not in alive]
-        return {pid: table[pid][3] for pid in found}
+        # Parents first: a shell that is asked before its child dies of the signal, and does not react to the child's end.
+        return {pid: table[pid][3] for pid in sorted(found, key=lambda pid: (table[pid][3], pid))}
 
     def group_lives(self, run: "Run") -> bool:
         """Tell whether the command's process group has a member (a zombie is one, too)."""
@@ -807,6 +816,39 @@ class Posix(Platform):
             except (ProcessLookupError, PermissionError):
                 pass
 
+    def hunt(self, run: "Run", groups: "Set[int]") -> "List[int]":
+        """Kill what forks and ends so fast that no look has seen it; return the pids that are left.
+
+        In a chain of such processes, each in a session of its own, the oldest is always a child of the
+        monitor, which has adopted it. There it is caught in the end, before it has forked.
+        """
+        _, _, _, cookie, monitor, monitor_start = run
+        others = {os.getpid()}
+        last = time.monotonic() + KILL_SECONDS
+        while self.start_time(monitor) == monitor_start:
+            seen = set(self.children(monitor)) - others
+            left = []
+            for pid in seen:
+                start = self.start_time(pid)
+                if start is None:
+                    continue  # a zombie, or a link of a chain that has just ended
+                if self.cookie_of(pid) not in (None, b"", cookie):
+                    others.add(pid)  # the monitor of a job that this one has started
+                    continue
+                left.append(pid)
+                self.send(pid, start, signal.SIGKILL)
+                try:
+                    groups.add(os.getpgid(pid))
+                    self.kill_group(run, groups)
+                except ProcessLookupError:
+                    pass
+            if time.monotonic() > last:
+                return left
+            if not left and seen.issuperset(set(self.children(monitor)) - others):
+                break
+            time.sleep(POLL_SECONDS / 100)
+        return []
+
     def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
         known = dict(known)
         asked: "Members" = {}
@@ -816,7 +858,7 @@ class Posix(Platform):
             members = self.look(run, known, groups)
             if not members:
                 self.kill_group(run, groups)
-                return []
+                return self.hunt(run, groups)
             for pid in members:
                 if asked.get(pid) != members[pid]:
                     self.send(pid, members[pid], number)
@@ -842,15 +884,15 @@ class Posix(Platform):
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
             members = self.look(run, known, groups)
-        return sorted(members)
+        return sorted(members) or self.hunt(run, groups)
 
 
 class Linux(Posix):
     """/proc and pidfds."""
 
-    monitor_needs = ("start_time", "row", "stat", "cookie_of", "adopt_orphans", "children")
-    timeout_needs = ("processes", "is_command", "pidfd", "send", "send_by_pid", "await_end", "poll_pidfd",
-                     "poll_end", "tree", "group_lives", "kill_group", "look", "end_tree")
+    monitor_needs = ("start_time", "row", "stat", "mark", "pidfd", "cookie_of", "adopt_orphans", "children")
+    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "poll_pidfd",
+                     "poll_end", "tree", "group_lives", "kill_group", "look", "hunt", "end_tree")
     known_boot_id = ""
 
     def boot_id(self) -> str:
@@ -894,17 +936,17 @@ class Linux(Posix):
         except Exception:
             pass
 
-    def children(self) -> "Members":
+    def children(self, parent: int) -> "List[int]":
         try:
-            fd = os.open("/proc/self/task/%d/children" % os.getpid(), os.O_RDONLY)  # since Linux 3.5
+            fd = os.open("/proc/%d/task/%d/children" % (parent, parent), os.O_RDONLY)  # since Linux 3.5
         except OSError:
-            return {}
+            return []
         try:
-            pids = [int(pid) for pid in os.read(fd, 65536).split()]
+            return [int(pid) for pid in os.read(fd, 65536).split()]
+        except OSError:
+            return []
         finally:
             os.close(fd)
-        starts = {pid: self.start_time(pid) for pid in pids}
-        return {pid: start for pid, start in starts.items() if start is not None}
 
     def start_time(self, pid: int) -> "Optional[int]":
         row = self.row(pid)
@@ -936,12 +978,24 @@ class Linux(Posix):
             os.close(fd)
         return environ.partition(b"\0" + COOKIE_VARIABLE + b"=")[2].partition(b"\0")[0]
 
-    def is_command(self, pid: int, start: int, cookie: bytes) -> bool:
+    def mark(self, pid: int) -> int:
+        # Since Linux 6.9 every process has an inode of its own in pidfs, and its number does not come again.
+        # Before that, all pidfds share one: then this tells nothing, and harms nothing.
+        fd = self.pidfd(pid)
+        if fd is None:
+            return 0
+        try:
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def is_command(self, run: "Run") -> bool:
         # Within one clock tick a pid can come round to a stranger. A command carries the cookie; one that has
         # scrubbed its environment since still leads the session that was made for it.
+        pid, start, mark, cookie = run[:4]
         row = self.row(pid)
         found = self.cookie_of(pid)
-        return row is not None and row[3] == start and (
+        return row is not None and row[3] == start and mark >= 0 and self.mark(pid) in (mark, 0) and (
             found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] == pid)
 
     def pidfd(self, pid: int) -> "Optional[int]":
@@ -985,15 +1039,17 @@ class Linux(Posix):
             os.close(fd)
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        fd = None if run is None else self.pidfd(run[3])
+        fd = None if run is None else self.pidfd(run[4])
         if run is None or fd is None:
             return super().await_monitor(path, run, deadline)
-        # First the end of the command: its monitor writes it down, and then it may stay for what is being stopped.
-        if self.start_time(run[3]) == run[4]:
-            self.await_end(run[0], run[1], deadline)
+        # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
+        pause = POLL_SECONDS
         try:
+            if self.start_time(run[4]) == run[5]:
+                self.await_end(run[0], run[1], deadline)
             while self.is_monitored(path) and time.monotonic() < deadline:
-                self.poll_pidfd(fd, POLL_SECONDS)
+                self.poll_pidfd(fd, pause)
+                pause = min(1.1 * pause, 0.1)
         finally:
             os.close(fd)
 
@@ -1184,18 +1240,27 @@ def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
 def delete_tree(path: str, parent: "Optional[int]" = None) -> None:
     """Delete a file, or a directory and all in it, following no link, also where one appears meanwhile.
 
-    (shutil is missing from minimal Pythons.)
+    Several may delete the same one at once. (shutil is missing from minimal Pythons.)
     """
-    try:
-        os.unlink(path, dir_fd=parent)
-    except (IsADirectoryError, PermissionError):  # EISDIR on Linux, EPERM by POSIX
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    for last in (False, False, False, True):
         try:
-            for name in os.listdir(directory):
-                delete_tree(name, directory)
-        finally:
-            os.close(directory)
-        os.rmdir(path, dir_fd=parent)
+            try:
+                return os.unlink(path, dir_fd=parent)
+            except (IsADirectoryError, PermissionError):  # EISDIR on Linux, EPERM by POSIX
+                pass
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                for name in os.listdir(directory):
+                    delete_tree(name, directory)
+            finally:
+                os.close(directory)
+            return os.rmdir(path, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # A listing may miss files while somebody else deletes others.
+            if last or error.errno != errno.ENOTEMPTY:
+                raise
 
 
 def default_db_path() -> str:
@@ -1284,6 +1349,13 @@ class JobLock:
         if not self.starting:  # interrupted in the middle of a start: the monitor keeps the lock (rule 1)
             platform.drop_lock(self.fd)
         self.close()
+
+
+def processes_of(state: "Dict[str, Any]") -> "Run":
+    """Return a run's own processes, as the platform wants to be told of them."""
+    reaped = state.get("status") in ENDED and state["status"] != LOST  # so that pid is free for a stranger
+    return (state.get("last_pid") or 0, state.get("pid_start") or 0, -1 if reaped else state.get("pid_mark") or 0,
+            str(state.get("cookie")).encode(), state.get("monitor_pid") or 0, state.get("monitor_start") or 0)
 
 
 class Store:
@@ -1450,10 +1522,9 @@ class Store:
 
     def is_alive(self, state: "Dict[str, Any]") -> bool:
         """Tell whether the command's own process lives: pid, start time, boot and cookie must agree (rule 7)."""
-        pid, start = state.get("last_pid"), state.get("pid_start")
-        if pid is None or start is None or state.get("boot_id") != platform.boot_id():
+        if None in (state.get("last_pid"), state.get("pid_start")) or state.get("boot_id") != platform.boot_id():
             return False
-        return platform.is_command(pid, start, str(state.get("cookie")).encode())
+        return platform.is_command(processes_of(state))
 
     def new_run(self, lock: JobLock, entry: "Dict[str, Any]") -> "Tuple[int, int]":
         """Make a new run of the locked job, with its journal's first line; return its number and directory.
@@ -1497,10 +1568,7 @@ class Store:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
         hidden = "%s/.removed-%s" % (self.path, os.urandom(6).hex())
         os.rename(name, hidden, src_dir_fd=parent)
-        try:
-            delete_tree(hidden)
-        except FileNotFoundError:
-            pass  # somebody's sweep came by; it deletes the rest
+        delete_tree(hidden)
 
     def sweep(self) -> None:
         """Delete what a `discard` that was killed has left."""
@@ -1565,11 +1633,11 @@ def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[
     Where the disk refuses them: free the run's lock, so that nobody takes for running what has ended, tell
     the launcher `told` if it still waits, and try again for as long as that is of use to somebody.
     """
-    now = iso_time(time.time())
     pause, waited = 0.125, 0.0
     while True:
+        now = iso_time(time.time())
         try:
-            append_line(journal, dict(end, outcome=outcome, ended_at=now, last_update=iso_time(time.time())), 0)
+            append_line(journal, dict(end, outcome=outcome, last_update=now), 0)
             break
         except OSError:
             os.lockf(lock, os.F_ULOCK, 0)
@@ -1782,8 +1850,8 @@ def ask_pump(pump: "List[Any]", order: "Dict[str, Any]", directory: int) -> "Opt
 
 
 def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: int, pump: "List[Any]",
-                  ) -> "Optional[Tuple[int, Optional[int], float]]":
-    """Fork and execute the command; return its pid, its start time and our clock, or None if it could not start."""
+                  ) -> "Optional[Tuple[Run, float]]":
+    """Fork and execute the command; return the processes of the run and our clock, or None if it could not start."""
     stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     names = [b"stdout"] if order["merge"] else [b"stdout", b"stderr"]
     if order["max_log"] is None:
@@ -1802,13 +1870,15 @@ def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: i
         become_command(order, (stdin, outputs[0], outputs[0 if order["merge"] else 1]), go, failed)
     for fd in (stdin, go, failed, *outputs):
         os.close(fd)
-    start = platform.start_time(pid)
+    start = platform.start_time(pid) or 0
+    mark = platform.mark(pid)
     began = time.monotonic()
     now = iso_time(time.time())
     monitor = os.getpid()
+    monitor_start = platform.start_time(monitor) or 0
     try:
-        append_line(journal, {"last_pid": pid, "pid_start": start, "monitor_pid": monitor,
-                              "monitor_start": platform.start_time(monitor), "started_at": now, "started_clock": began,
+        append_line(journal, {"last_pid": pid, "pid_start": start, "pid_mark": mark, "monitor_pid": monitor,
+                              "monitor_start": monitor_start, "started_at": now, "started_clock": began,
                               "last_update": now}, 0)
         if b'\n{"status":"failed_start"' in os.pread(journal, os.fstat(journal).st_size, 0):
             raise OSError(0, "its launcher has given up waiting for it")
@@ -1825,15 +1895,15 @@ def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: i
             append_line(journal, {"status": "running", "last_update": iso_time(time.time())}, END_ROOM)
         except OSError:
             pass  # a disk just full: the held lock and the pid in the journal say the same
-        return pid, start, began
+        return (pid, start, mark, order["cookie"], monitor, monitor_start), began
     os.waitpid(pid, 0)
     number, _, text = problem.decode("utf-8", "surrogateescape").partition(" ")
-    write_end(directory, journal, lock, "failed_start", {"errno": int(number), "error": text}, text)
+    end = {"errno": int(number), "error": text, "ended_at": iso_time(time.time())}
+    write_end(directory, journal, lock, "failed_start", end, text)
     return None
 
 
-def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]", directory: int,
-                  pump: "List[Any]") -> "Tuple[int, Any, bool]":
+def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "List[Any]") -> "Tuple[int, Any, bool]":
     """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
     options, expired, timed_out = 0, False, False
     if order["timeout"] is not None:
@@ -1847,7 +1917,7 @@ def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]", dir
             ended, status, usage = os.wait4(-1, options)
         else:  # without the resource module, wait4 reaps the child and then fails: the status would be lost
             (ended, status), usage = os.waitpid(-1, options), None
-        if ended == pid:
+        if ended == run[0]:
             return status, usage, timed_out
         if pump and ended == pump[0][0] and os.WIFSIGNALED(status):
             os.close(pump[0][1])
@@ -1857,11 +1927,33 @@ def await_command(pid: int, start: "Optional[int]", order: "Dict[str, Any]", dir
             continue  # an orphan that we adopted
         if expired:
             timed_out, options = True, 0
-            me = os.getpid()
-            platform.end_tree((pid, start or 0, order["cookie"], me, platform.start_time(me) or 0), {},
-                              signal.SIGTERM, order["grace"])
+            platform.end_tree(run, {}, signal.SIGTERM, order["grace"])
         else:
             expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
+
+
+def left_behind(order: "Dict[str, Any]") -> "List[List[Any]]":
+    """Return [pid, start time] of the run's processes that we have adopted; monitors of other runs are none."""
+    pairs: "List[List[Any]]" = []
+    for _ in range(20):  # what forks and ends quickly may be gone before we have its start time, and its child be there
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return []
+        pairs = [[pid, platform.start_time(pid)] for pid in platform.children(os.getpid())]
+        if None not in [start for _, start in pairs]:
+            break
+    return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", order["cookie"])]
+
+
+def outlast(order: "Dict[str, Any]") -> None:
+    """Be the parent of what the run has left behind until the last of it has ended."""
+    try:
+        while left_behind(order):
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
 
 
 def open_run(order: "Dict[str, Any]") -> int:
@@ -1899,23 +1991,25 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     report("")
     let_go(0, 1)
     os.chdir("/")  # so as not to keep the launcher's file system busy
-    pid, start, began = command
-    status, usage, timed_out = await_command(pid, start, order, directory, pump)
+    run, began = command
+    status, usage, timed_out = await_command(run, order, directory, pump)
     took = time.monotonic() - began
+    now = iso_time(time.time())
 
     exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     killer = None if exit_code is not None else signal_name(os.WTERMSIG(status))
-    end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": killer, "error": None, "duration": round(took, 3)}
+    end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": killer, "error": None, "ended_at": now,
+                             "duration": round(took, 3)}
     if usage:
         end.update(cpu_seconds=round(usage[0] + usage[1], 3), max_rss_kb=usage[2])
     if pump:
         end["dropped_bytes"] = ask_pump(pump, order, directory)
-    # What has left its session and scrubbed its environment can be told by nothing else later on.
-    left = [[child, born] for child, born in platform.children().items()
-            if platform.cookie_of(child) in (None, b"", order["cookie"])]
+    stopped = was_asked_to_stop(journal)
+    if stopped:
+        outlast(order)  # nothing is called stopped while anything of it still runs
+    left = left_behind(order)
     if left:
         end["left_behind"] = left
-    stopped = was_asked_to_stop(journal)
     outcome = "failed"
     if timed_out:
         end["error"] = "timeout: it still ran after %g s" % order["timeout"]
@@ -1932,12 +2026,8 @@ def monitor_run(order: "Dict[str, Any]") -> None:
         end["error"] = "exit code %s" % exit_code
     write_end(directory, journal, lock, outcome, end, "")
     os.lockf(lock, os.F_ULOCK, 0)
-    try:
-        # While the rest of the tree is being stopped, it must not lose the parent by which stop finds it.
-        while stopped:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        pass
+    # What has left its session and scrubbed its environment is found by stop as long as we are its parent.
+    outlast(order)
     os._exit(0)
 
 
@@ -1973,7 +2063,7 @@ def monitor_boot() -> None:
 
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, let_go, close_strays, was_asked_to_stop, write_end,
-                 become_command, open_log, start_command, await_command, open_run, monitor_run, monitor_main)
+                 become_command, open_log, start_command, await_command, left_behind, outlast, open_run, monitor_run, monitor_main)
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS}
@@ -2056,12 +2146,6 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
     if record is None:
         raise UnknownJob(job_id, run, db_path)
     return record
-
-
-def processes_of(record: JobRecord) -> "Run":
-    """Return a run's own processes, as the platform wants to be told of them."""
-    return (record.last_pid, record.pid_start or 0, str(record.cookie).encode(), record.monitor_pid or 0,
-            record.monitor_start or 0)
 
 
 def user_name() -> str:
@@ -2367,7 +2451,7 @@ class Jobs:
             raise CannotStop(record, left, "these processes outlived even SIGKILL, or belong to another user: %s"
                              % ", ".join([str(pid) for pid in left]))
         self._say("%s: stopped" % job_id)
-        if record.ended or record.last_pid == os.getpid():  # the command asked for its own end: it has to go now
+        if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of the job: it ends after us
             return self.get_status(job_id, record.run)
         with Translate("write to", self.db_path):
             # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
@@ -2443,14 +2527,22 @@ class Jobs:
                 self.store.sweep()
         return removed
 
+    def _age(self, record: "JobRecord") -> float:
+        """Return how many seconds ago a run ended, at the least."""
+        ended_at = epoch_time(record.ended_at or record.last_update)
+        age = float("-inf") if ended_at is None else time.time() - ended_at
+        if record.boot_id == platform.boot_id() and record.started_clock is not None and record.duration is not None:
+            # A machine without a clock starts in the past, and then sets it: what ran before is not older for that.
+            age = min(age, time.monotonic() - record.started_clock - record.duration)
+        return age
+
     def _prune_job(self, lock: JobLock, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
         records = [self.store.read(lock.job_id, run, holding=True) for run in self.store.runs(lock.directory)]
         records = [record for record in records if record is not None]
         doomed = []
-        for age, record in enumerate(reversed(records)):
-            ended_at = epoch_time(record.ended_at or record.last_update)
-            old = older_than is not None and ended_at is not None and time.time() - ended_at > older_than
-            if record.ended and (old or keep is not None and age >= keep):
+        for newer, record in enumerate(reversed(records)):
+            old = older_than is not None and self._age(record) > older_than
+            if record.ended and (old or keep is not None and newer >= keep):
                 doomed.append(record)
         if len(doomed) == len(records):
             self.store.discard(lock.path)

@@ -186,3 +186,80 @@ def untidy(done, codes):
     if "Traceback" in done.stderr:
         problems.append("a traceback: " + done.stderr[-600:])
     return problems
+
+
+def namespaces():
+    """Return the words that run a command as root of process and mount namespaces of its own.
+
+    All that it leaves dies with it. A shell is process 1 there, which waits for whatever is orphaned.
+    """
+    words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        done = subprocess.run(words + ["true"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    except FileNotFoundError:
+        raise Missing("unshare, of util-linux") from None
+    if done.returncode:
+        raise Missing("no pid namespaces here: %s" % done.stderr.strip())
+    return words + ["sh", "-c", '"$@"; exit $?', "init"]
+
+
+def inside(words, function, *arguments, timeout=120):
+    """Call an attack's function in a process of its own that `words` start; return what it returns: problems.
+
+    The arguments go by its stdin, so that they show in no command line.
+    """
+    script = ("import json, sys; sys.path.insert(0, %r); import %s as file\n"
+              "problems = file.%s(*json.load(sys.stdin)); print(json.dumps(problems))"
+              % (str(HERE), function.__module__, function.__name__))
+    process = subprocess.Popen(words + [PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, universal_newlines=True)
+    try:
+        output, errors = process.communicate(json.dumps(arguments), timeout=timeout)
+        return json.loads(output)
+    except subprocess.TimeoutExpired:
+        return ["no end after %d s" % timeout]
+    except ValueError:
+        return ["it broke with %s: %s" % (process.returncode, errors[-1500:])]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def take_pid(pid, leader=False):
+    """Start a stranger that gets this pid, in a pid namespace of the attack's own; return whether it did."""
+    eventually(lambda: not os.path.exists("/proc/%d" % pid))
+    pathlib.Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+    stranger = os.posix_spawn("/bin/sleep", ["sleep", "300"], {}, setsid=leader)
+    if stranger != pid:
+        end([stranger])
+        os.waitpid(stranger, 0)
+    return stranger == pid
+
+
+def kill(pid, number=signal.SIGKILL):
+    """Signal a process that the attack has started, if it is still there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def state_of(pid):
+    """Return the letter of a process' state, Z if it is gone."""
+    try:
+        return pathlib.Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def suspend(pid):
+    """Stop a process by SIGSTOP; return when it stands still."""
+    kill(pid, signal.SIGSTOP)
+    eventually(lambda: state_of(pid) in "TZ")
+
+
+def wrong(record, **expected):
+    """Return in which keys a record is not as expected; a tuple lists what is right."""
+    record = {} if record is None else record
+    return ["%s is %r, not %r" % (key, record.get(key), value) for key, value in expected.items()
+            if (record.get(key) not in value if isinstance(value, tuple) else record.get(key) != value)]
