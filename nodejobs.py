@@ -587,6 +587,10 @@ class Platform:
         """Tell whether a monitor holds the run's lock."""
         raise NotImplementedError
 
+    def await_command(self, run: "Run", deadline: float) -> None:
+        """Wait until the command of that run is gone, or the deadline."""
+        raise NotImplementedError
+
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here."""
         raise NotImplementedError
@@ -657,6 +661,10 @@ class Posix(Platform):
     def children(self, parent: int) -> "List[int]":
         return []
 
+    def await_command(self, run: "Run", deadline: float) -> None:
+        while self.is_command(run) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         while self.is_monitored(path) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
@@ -681,6 +689,7 @@ class Posix(Platform):
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
                       job_lock: int, run_lock: str) -> bytes:
+        __import__("select")  # what could fail must fail now, not when the monitor is there
         fds: "List[int]" = []
         pid = None
         try:
@@ -891,7 +900,7 @@ class Linux(Posix):
     """/proc and pidfds."""
 
     monitor_needs = ("start_time", "row", "stat", "mark", "pidfd", "cookie_of", "adopt_orphans", "children")
-    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "poll_pidfd",
+    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_pidfd", "poll_pidfd",
                      "poll_end", "tree", "group_lives", "kill_group", "look", "hunt", "end_tree")
     known_boot_id = ""
 
@@ -1024,17 +1033,29 @@ class Linux(Posix):
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(min(max(seconds, 0.0) * 1000 + 1, 86400000.0)))
 
+    def await_pidfd(self, fd: int, deadline: float) -> bool:
+        """Wait for the end of the process; False if it still lives at the deadline."""
+        while not self.poll_pidfd(fd, deadline - time.monotonic()):
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
     def await_end(self, pid: int, start: int, deadline: float) -> bool:
         fd = self.pidfd(pid)
         if fd is None:
             return self.poll_end(pid, start, deadline)
         try:
-            if self.start_time(pid) != start:
-                return True
-            while not self.poll_pidfd(fd, deadline - time.monotonic()):
-                if time.monotonic() >= deadline:
-                    return False
-            return True
+            return self.start_time(pid) != start or self.await_pidfd(fd, deadline)
+        finally:
+            os.close(fd)
+
+    def await_command(self, run: "Run", deadline: float) -> None:
+        fd = self.pidfd(run[0])
+        if fd is None:
+            return super().await_command(run, deadline)
+        try:
+            if self.is_command(run):  # asked with the pidfd open: so it is the command's
+                self.await_pidfd(fd, deadline)
         finally:
             os.close(fd)
 
@@ -1046,7 +1067,7 @@ class Linux(Posix):
         pause = POLL_SECONDS
         try:
             if self.start_time(run[4]) == run[5]:
-                self.await_end(run[0], run[1], deadline)
+                self.await_command(run, deadline)
             while self.is_monitored(path) and time.monotonic() < deadline:
                 self.poll_pidfd(fd, pause)
                 pause = min(1.1 * pause, 0.1)
@@ -1291,6 +1312,9 @@ class Translate:
             raise StoreError("cannot %s %s: %s; mend that, or choose another place with --db DIR, "
                              "Jobs(db_path=...) or NODEJOBS_DB"
                              % (self.action, error.filename or self.path, error.strerror), self.path) from error
+        if isinstance(error, ImportError):  # a module of Python's own, loaded when it was needed
+            raise StoreError("cannot %s %s: %s; are there too few file descriptors (ulimit -n)?"
+                             % (self.action, self.path, error), self.path) from error
 
 
 class JobLock:
@@ -1592,20 +1616,24 @@ class Store:
 # They see `os` (there: posix), `time`, `signal`, `platform`, MONITOR_CONSTANTS and each other; no other global,
 # and no default of an argument, which is not part of a code object.
 
+def let_go(*fds: int) -> None:
+    """Point descriptors at /dev/null: were they only closed, the next file opened would get their number."""
+    for fd in fds:
+        try:
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, fd)
+            os.close(null)
+        except OSError:
+            os.close(fd)
+
+
 def report(text: str) -> None:
-    """Tell the launcher how the start went; "" is success. A launcher that is gone does not mind."""
+    """Tell the launcher, once, how the start went; "" is success. A launcher that is gone does not mind."""
     try:
         os.write(1, b"+" + text.encode("utf-8", "backslashreplace"))
     except OSError:
         pass
-
-
-def let_go(*fds: int) -> None:
-    """Point descriptors at /dev/null: were they only closed, the next file opened would get their number."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in fds:
-        os.dup2(null, fd)
-    os.close(null)
+    let_go(1)
 
 
 def close_strays() -> None:
@@ -1624,7 +1652,12 @@ def close_strays() -> None:
 
 def was_asked_to_stop(journal: int) -> bool:
     """Tell whether the journal has a stop request."""
-    return b'\n{"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
+    for _ in range(3):
+        try:
+            return b'\n{"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
+        except OSError:
+            pass  # a disk that fails once must not cost us the end
+    return False
 
 
 def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[str, Any]", told: str) -> None:
@@ -1876,28 +1909,36 @@ def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: i
     now = iso_time(time.time())
     monitor = os.getpid()
     monitor_start = platform.start_time(monitor) or 0
+    problem, noted = "", False
     try:
         append_line(journal, {"last_pid": pid, "pid_start": start, "pid_mark": mark, "monitor_pid": monitor,
                               "monitor_start": monitor_start, "started_at": now, "started_clock": began,
                               "last_update": now}, 0)
+        noted = True
         if b'\n{"status":"failed_start"' in os.pread(journal, os.fstat(journal).st_size, 0):
-            raise OSError(0, "its launcher has given up waiting for it")
-    except OSError:
-        os.close(permit)  # rule 4: not in the journal, so it must not run
+            problem = "its launcher has given up waiting for it"
+    except OSError as error:
+        problem = "its journal fails: %s" % error
+    if problem:
+        os.close(permit)  # rule 4: what is not in the journal must not run
         os.waitpid(pid, 0)
-        raise
+        report("cannot start the command: " + problem)
+        let_go(2)
+        if noted:
+            write_end(directory, journal, lock, "failed_start", {"error": problem, "ended_at": now}, "")
+        return None
     os.write(permit, b"!")
     os.close(permit)
-    problem = os.read(failure, 4096)  # rule 5
+    failing = os.read(failure, 4096)  # rule 5
     os.close(failure)
-    if not problem:
+    if not failing:
         try:
             append_line(journal, {"status": "running", "last_update": iso_time(time.time())}, END_ROOM)
         except OSError:
             pass  # a disk just full: the held lock and the pid in the journal say the same
         return (pid, start, mark, order["cookie"], monitor, monitor_start), began
     os.waitpid(pid, 0)
-    number, _, text = problem.decode("utf-8", "surrogateescape").partition(" ")
+    number, _, text = failing.decode("utf-8", "surrogateescape").partition(" ")
     end = {"errno": int(number), "error": text, "ended_at": iso_time(time.time())}
     write_end(directory, journal, lock, "failed_start", end, text)
     return None
@@ -1906,6 +1947,11 @@ def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: i
 def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "List[Any]") -> "Tuple[int, Any, bool]":
     """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
     options, expired, timed_out = 0, False, False
+    if order["has_rusage"]:
+        try:
+            __import__("resource")  # wait4 would do so after it has reaped the command, and lose the status if that failed
+        except ImportError:
+            order["has_rusage"] = False
     if order["timeout"] is not None:
         # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
         options = os.WNOHANG
@@ -1989,7 +2035,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
         os._exit(0)
     let_go(2)  # the job's lock (rule 1): the outcome of the start is in the journal
     report("")
-    let_go(0, 1)
+    let_go(0)
     os.chdir("/")  # so as not to keep the launcher's file system busy
     run, began = command
     status, usage, timed_out = await_command(run, order, directory, pump)
@@ -2062,7 +2108,7 @@ def monitor_boot() -> None:
     scope["monitor_main"](order)
 
 
-MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, report, let_go, close_strays, was_asked_to_stop, write_end,
+MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, let_go, report, close_strays, was_asked_to_stop, write_end,
                  become_command, open_log, start_command, await_command, left_behind, outlast, open_run, monitor_run, monitor_main)
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
@@ -2149,10 +2195,10 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
 
 
 def user_name() -> str:
-    import pwd
     try:
+        import pwd
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
+    except (KeyError, ImportError, OSError):
         return str(os.getuid())
 
 
@@ -2340,8 +2386,13 @@ class Jobs:
                 self.store.append(job_id, run, {"status": FAILED_START, "error": problem}, entry["cookie"])
             except OSError:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
-            if not answer and self.store.read(job_id, run, holding=True).last_pid is not None:
-                return  # it died, or is slow, but not before it had started the command (rule 4)
+            record = self.store.read(job_id, run, holding=True)
+            if not answer and record.last_pid is not None:
+                # It died, or is slow, but not before it had forked the command (rule 4), which may be about to end.
+                deadline = time.monotonic() + LOCK_SECONDS
+                while platform.cookie_of(record.last_pid) == MONITOR_COOKIE and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS)
+                return
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
 
     def _forget_old_runs(self, lock: JobLock) -> None:
@@ -2362,7 +2413,7 @@ class Jobs:
                 here = record.boot_id == platform.boot_id()
                 platform.await_monitor(record.logdir + "/" + LOCK, processes_of(record) if here else None, deadline)
             else:
-                platform.await_end(record.last_pid, record.pid_start, deadline)
+                platform.await_command(processes_of(record), deadline)
             again = self.store.read(record.self_id, record.run)
             record = again if again is not None and again.cookie == record.cookie else None
         return record
@@ -2446,7 +2497,8 @@ class Jobs:
                 # then say "failed" (by that signal) and not "stopped".
                 self._say("cannot note the stop of %s: %s" % (job_id, error))
         left_behind = {pair[0]: pair[1] for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2}
-        left = platform.end_tree(processes_of(record), left_behind, number, grace)
+        with Translate("stop a job of", self.db_path):
+            left = platform.end_tree(processes_of(record), left_behind, number, grace)
         if left:
             raise CannotStop(record, left, "these processes outlived even SIGKILL, or belong to another user: %s"
                              % ", ".join([str(pid) for pid in left]))
@@ -2456,7 +2508,8 @@ class Jobs:
         with Translate("write to", self.db_path):
             # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
             after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
-            if after is not None and after.status == LOST:
+            gone = platform.start_time(record.monitor_pid or 0) != record.monitor_start
+            if after is not None and after.status == LOST and gone:  # one that lives still tries to write the end
                 self.store.append(job_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
                     "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
@@ -2746,7 +2799,7 @@ def error_tail(record: JobRecord) -> "List[str]":
 def start_exit_code(record: JobRecord) -> int:
     """Return what `run` exits with when it does not wait."""
     if record.status != FAILED_START:
-        return 0
+        return EXIT_ERROR if record.status == LOST else 0
     missing = record.exit_code == EXIT_NOT_FOUND or record.errno == errno.ENOENT
     return EXIT_NOT_FOUND if missing else EXIT_CANNOT_EXECUTE
 
@@ -2816,6 +2869,8 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         say_json(record)
     else:
         show(record, with_errors=True)
+    if record.status == LOST:
+        complain("%s was started, and nobody can tell what became of it" % record.self_id)
     return start_exit_code(record)
 
 

@@ -6,6 +6,7 @@
 Every test has a store of its own; when it ends, its jobs are stopped and no process of it may be left.
 """
 import ast
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -686,7 +687,10 @@ def test_prune_goes_by_age_number_and_filter(jobs, store):
         jobs.run("exit 1" if job_id == "b" else "true", job_id)
     old = "2001-01-01T00:00:00.000Z"
     path = store / "a" / "000001" / "journal.jsonl"
-    path.write_text(re.sub(r'"(ended_at|last_update)":"[^"]*"', r'"\1":"%s"' % old, path.read_text()))
+    journal = re.sub(r'"(ended_at|last_update)":"[^"]*"', r'"\1":"%s"' % old, path.read_text())
+    path.write_text(journal)
+    assert jobs.prune(older_than=86400) == [], "this machine has not been up for so long: its clock was wrong then"
+    path.write_text(re.sub(r'"boot_id":"[^"]*"', '"boot_id":"another boot"', journal))
     assert jobs.prune() == []
     assert jobs.prune(older_than=86400, filter={"self_id": "b"}) == []
     assert [(record.self_id, record.run) for record in jobs.prune(older_than=86400)] == [("a", 1)]
@@ -2341,6 +2345,34 @@ def test_ids_that_look_like_something_else_stay_texts(cli, jobs, job_id):
     cli("run", "--id", job_id, "--startsecs", "20", "--", "true")
     assert json.loads(cli("status", job_id, "--json").stdout)["self_id"] == job_id
     assert list(jobs.list_status()) == [job_id]
+
+
+# ------ under attack ------
+#
+# A quick cut of `make torture`. The attacks run two at a time, each in a process of its own.
+
+TORTURE = [PYTHON, str(HERE / "examples" / "torture")]
+ATTACKS = subprocess.check_output(TORTURE + ["--list"], universal_newlines=True).splitlines()
+
+
+@pytest.fixture(scope="module")
+def attacked(request):
+    """Begin all attacks that were asked for; return {name: a future of the completed process}."""
+    wanted = [item.callspec.params["name"] for item in request.session.items if "attacked" in item.fixturenames]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(subprocess.run, TORTURE + ["--quick", "--one", name], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) for name in wanted}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_promise_is_broken_under_attack(attacked, name):
+    done = attacked[name].result()
+    assert done.returncode == 0, done.stderr.decode()
+    result = json.loads(done.stdout.decode())
+    if result["missing"]:
+        pytest.skip(result["missing"])
+    assert result["violations"] == []
+    assert result["cases"] > 0
 
 
 # ------ the README and the examples ------
