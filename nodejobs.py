@@ -105,6 +105,7 @@ END_ROOM = 1024       # bytes of the journal's last block that are kept for the 
 LEAST_LOG = 1024      # the smallest max_log, in bytes
 JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
+NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # something else lies in a file's place: a directory, link, socket
 FORMAT = 1            # of the journal; a reader that knows less says so
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
@@ -211,6 +212,11 @@ def short_int(text: str) -> int:
     return int(text)
 
 
+def no_constant(text: str) -> "NoReturn":
+    """Refuse NaN and Infinity, which are no JSON; NaN is not even equal to itself."""
+    raise ValueError("no JSON: %s" % text)
+
+
 def json_reader(read_int: "Any" = int) -> "Any":
     """Return a function that reads one JSON text, and raises ValueError where it is none.
 
@@ -220,7 +226,8 @@ def json_reader(read_int: "Any" = int) -> "Any":
     try:
         from _json import make_scanner
         options: "Dict[str, Any]" = {"strict": True, "object_hook": None, "object_pairs_hook": None, "array_hook": None,
-                   "parse_float": float, "parse_int": read_int, "parse_constant": float, "memo": {}}
+                   "parse_float": float, "parse_int": read_int, "parse_constant": no_constant,
+                   "memo": {}}
         context: "Any" = type("Context", (), options)
         scan = make_scanner(context)
     except (ImportError, AttributeError, TypeError, OSError):  # OSError: imports fail in a deleted directory
@@ -228,7 +235,7 @@ def json_reader(read_int: "Any" = int) -> "Any":
 
         def load(text: str) -> "Any":
             try:
-                return loads(text, parse_int=read_int)
+                return loads(text, parse_int=read_int, parse_constant=no_constant)
             except RecursionError:
                 raise ValueError("no JSON: %.60r" % text) from None
         return load
@@ -236,7 +243,7 @@ def json_reader(read_int: "Any" = int) -> "Any":
     def read(text: str) -> "Any":
         try:
             value, end = scan(text, 0)
-        except (StopIteration, RecursionError):
+        except (StopIteration, RecursionError, SystemError):  # SystemError: it wants to raise an error of json.decoder's
             end = -1
         if end != len(text):
             raise ValueError("no JSON: %.60r" % text)
@@ -630,7 +637,7 @@ class Posix(Platform):
     def is_job_locked(self, path: str) -> bool:
         import fcntl
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
         try:
@@ -644,7 +651,7 @@ class Posix(Platform):
 
     def is_monitored(self, path: str) -> bool:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
         try:
@@ -1164,13 +1171,19 @@ def read_journal(path: str) -> "Optional[bytes]":
 
 def fold(journal: bytes) -> "Dict[str, Any]":
     """Merge a journal's lines into one state (rule 2); lines that are not ours are counted as "damaged"."""
-    text = journal.decode("utf-8", "replace")
-    text = text[:text.rfind("\n")]  # what follows the last newline is torn
-    read = read_json if len(text) < 65536 else read_long_json
+    journal = journal[:journal.rfind(b"\n")]  # what follows the last newline is torn
     damaged = 0
     try:
-        entries = read("[" + text.replace("\n", ",") + "]")  # one call for all lines: twice as fast as each alone
+        text = journal.decode("ascii")
+    except UnicodeDecodeError:  # nodejobs escapes what is not ASCII
+        text, damaged = journal.decode("utf-8", "replace"), 1
+    read = read_json if len(text) < 65536 else read_long_json
+    try:
+        # One call for all lines: twice as fast as each alone. The newline stays, as it is an error within a text.
+        entries = read("[" + text.replace("\n", ",\n") + "]")
     except ValueError:
+        entries = []
+    if len(entries) != text.count("\n") + 1:
         entries = []
         for line in text.split("\n"):
             try:
@@ -1178,6 +1191,8 @@ def fold(journal: bytes) -> "Dict[str, Any]":
             except ValueError:
                 damaged += bool(line.strip())
     state: "Dict[str, Any]" = {}
+    if entries and (not isinstance(entries[0], dict) or entries[0].get("status") != STARTING):
+        damaged += 1
     for entry in entries:
         if not isinstance(entry, dict):
             damaged += 1
@@ -1419,8 +1434,10 @@ class Store:
         """Return the numbers of the run directories in a job's directory, ascending."""
         try:
             return sorted([int(name) for name in os.listdir(directory) if name.isdecimal() and len(name) < 10])
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return []  # lost+found, for one, is no job
+        except OSError as error:
+            if error.errno in TOO_FEW:
+                raise
+            return []  # lost+found, for one, is no job, nor is a link to nowhere
 
     def read(self, job_id: str, run: "Optional[int]" = None, holding: bool = False) -> "Any":
         """Return the record of a run, by default the newest; None if there is none.
@@ -1468,7 +1485,7 @@ class Store:
             if error.errno in TOO_FEW:
                 raise
             state = {"error": "its journal cannot be read: %s" % error.strerror}
-            if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):  # these are no journals: a link, a socket
+            if error.errno not in NOT_OURS:
                 state["status"] = None
             return state
         if not journal or b"\n" not in journal:
@@ -1480,12 +1497,22 @@ class Store:
         if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
             fields = self.record_class.fields
             wrong = [key for key, value in state.items() if key in fields and not fields[key].accepts(value)]
-        wrong += [key for key in ("last_pid", "monitor_pid") if not 1 < (state.get(key) or 2) < 1 << 31]
-        if state.get("status", STARTING) not in STATUSES:
-            wrong.append("status")
-        for key in set(wrong):
+        for key in wrong:
             del state[key]
-        if state.get("format", 1) > FORMAT:
+        odd = [key for key in ("last_pid", "monitor_pid") if not 1 < (state.get(key) or 2) < 1 << 31]
+        if state.get("status", STARTING) not in STATUSES:
+            odd.append("status")
+        # What a process must carry to be the run's. An empty one would make every process its own.
+        if "cookie" in state and (len(state["cookie"] or "") != 32 or state["cookie"].strip("0123456789abcdef")):
+            odd.append("cookie")
+        for key in odd:
+            del state[key]
+        wrong += odd
+        status = state.get("status")
+        if ("outcome" in state and (state["outcome"] not in ENDED or status in ENDED and status != state["outcome"])
+                or status in (FINISHED, FAILED) and "outcome" not in state):
+            wrong.append("outcome")
+        if (state.get("format") or 1) > FORMAT:
             damage = "was written by a newer nodejobs (format %d); use that one" % state["format"]
         elif wrong or state.pop("damaged", 0) or "status" not in state or "command" not in state:
             damage = "is damaged; see %s" % path
@@ -1508,6 +1535,9 @@ class Store:
             except OSError as error:
                 if error.errno in TOO_FEW:
                     raise
+                if error.errno in NOT_OURS:
+                    monitored = False
+                    break
                 state.setdefault("error", "its lock cannot be read: %s" % error.strerror)
                 break
             again = self.state(logdir)
@@ -2292,6 +2322,9 @@ class Jobs:
                 finally:
                     os.close(directory)
                 started = self.store.read(job_id, run, holding=True)
+                if started is None:
+                    raise StoreError("somebody has taken away the directory of run %d of job %r; if it was started, "
+                                     "nobody will know what becomes of it" % (run, job_id), lock.path)
                 if started.monitor_pid is not None and not platform.reap(started.monitor_pid, os.WNOHANG):
                     self._adopted.append(started.monitor_pid)
                 self._forget_old_runs(lock)
@@ -2387,7 +2420,7 @@ class Jobs:
             except OSError:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
             record = self.store.read(job_id, run, holding=True)
-            if not answer and record.last_pid is not None:
+            if not answer and record is not None and record.last_pid is not None:
                 # It died, or is slow, but not before it had forked the command (rule 4), which may be about to end.
                 deadline = time.monotonic() + LOCK_SECONDS
                 while platform.cookie_of(record.last_pid) == MONITOR_COOKIE and time.monotonic() < deadline:
@@ -2479,7 +2512,12 @@ class Jobs:
                     raise CannotStop(record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
                 time.sleep(POLL_SECONDS)
                 record = self.store.read(job_id, record.run)
-        if record is None or record.last_pid is None:
+        if record is None:
+            return None
+        if not record.ended and None in (record.last_pid, record.cookie):
+            raise CannotStop(record, [], "its processes are not known: %s; look for NODEJOBS_ID=%s in /proc/*/environ"
+                             % (record.error, printable(job_id)))
+        if record.last_pid is None or record.cookie is None:
             return record
         if record.boot_id != platform.boot_id():
             if record.ended:
@@ -2514,6 +2552,8 @@ class Jobs:
                     "status": STOPPED, "ended_at": iso_time(time.time()),
                     "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
                 after = self.store.read(job_id, record.run)
+            if after is not None and after.status in ACTIVE and platform.is_command(processes_of(after)):
+                raise CannotStop(after, [after.last_pid], "its command, pid %d, lives on" % after.last_pid)
             return after
 
     def job_logs(self, job_id: str, run: "Optional[int]" = None) -> "Tuple[str, str]":

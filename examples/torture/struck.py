@@ -279,7 +279,7 @@ class Case:
         if not eventually(lambda: not monitors_of(self.id)):
             problems.append("after the next stop there are monitors %s" % monitors_of(self.id))
         if record is not None and stopped is not None and (
-                stopped.status != (record.status if record.status in ENDED else "stopped")):
+                stopped.status != (record.status if record.status in ENDED else "stopped")) and not self.waits_for_room():
             problems.append("the next stop makes %s of %s" % (stopped.status, record.status))
         again, wrong = self.ask("run", ": > again")
         problems += wrong
