@@ -226,6 +226,8 @@ def is_sound(blob):
         return False
     state = {}
     for entry in entries:
+        if entry.get("status") == "failed_start" and "last_pid" in state and "outcome" not in state:
+            continue  # rule 4
         state.update(entry)
         if entry.get("status") in ENDED:
             break
