@@ -79,7 +79,8 @@ if TYPE_CHECKING:
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
 __version__ = "1.0.0"
-__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "NodejobsError",
+__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "JobEvent",
+           "NodejobsError",
            "SchemaError", "StoreError", "UnknownJob", "JobRunning", "CannotStop"]
 
 
@@ -107,6 +108,7 @@ JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line 
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # something else lies in a file's place: a directory, link, socket
 FORMAT = 1            # of the journal; a reader that knows less says so
+FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
 
@@ -126,7 +128,7 @@ class StoreError(NodejobsError):
         self.path = path
 
 
-class UnknownJob(NodejobsError):
+class UnknownJob(NodejobsError, ValueError):
     """There is no such job, or no such run of it, in this store."""
 
     def __init__(self, job_id: str, run: "Optional[int]", db_path: str) -> None:
@@ -495,6 +497,18 @@ class JobFilter(JobRecord):
         """Tell whether the record has one of the wanted values under every key of the filter."""
         return all(any(glob_match(record.get(key), choice) for choice in choices)
                    for key, choices in self.items())
+
+
+class JobEvent(BaseData):
+    """What happened to a job that is followed: output, another status, or nothing for a while (see Jobs.bind)."""
+
+    type = Field(str, required=True, doc='"stdout", "stderr", "status" or "heartbeat"')
+    job_id = Field(str, required=True)
+    text = Field(str, doc="new output, whole characters; bytes that are no UTF-8 are U+FFFD")
+    status = Field(str, doc="one of JobRecord.Status")
+    seq = Field(int, doc="1, 2, 3 ..., also across reconnects")
+    id = Field(str, doc="where to go on after this event: pass it as last_event_id")
+    ts = Field(str, doc="when it was seen, UTC")
 
 
 class JobRecordDict(dict):  # type: ignore[type-arg]
@@ -1219,38 +1233,112 @@ def older_logs(path: str) -> "List[Tuple[int, str]]":
     return sorted([(int(number), "%s/%s%s.log" % (directory, start, number)) for number in numbers if number.isdecimal()])
 
 
-def open_log_files(path: str) -> "List[Any]":
-    """Open the files of a log, the oldest output first; [] if there are none, as after a start that failed early.
+def open_log_files(path: str) -> "List[Tuple[int, Any]]":
+    """Open the files of a log; return (offset in the stream, file), the oldest first.
 
-    With max_log the newest may be set aside, and a new one begun, while we look: then we have it twice.
+    [] if there are none, as after a start that failed early. With max_log the newest file may be set
+    aside, and a new one begun, while we look: then it is found under its new name too.
     """
-    files: "List[Any]" = []
-    seen: "Set[int]" = set()
-    for name in [path] + [older for _, older in reversed(older_logs(path))]:
-        try:
-            file = open(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-        except FileNotFoundError:
-            continue
-        if os.fstat(file.fileno()).st_ino in seen:
-            file.close()
-            continue
-        seen.add(os.fstat(file.fileno()).st_ino)
-        files.insert(0, file)
-    return files
+    pieces: "List[Tuple[int, Any]]" = []
+    newest = None
+    try:
+        newest = open_to_read(path)
+        for offset, name in older_logs(path):
+            try:
+                file = open_to_read(name)
+            except FileNotFoundError:
+                continue
+            pieces.append((offset, file))
+            if os.path.sameopenfile(file.fileno(), newest.fileno()):
+                newest.close()
+                return pieces
+    except FileNotFoundError:
+        pass
+    if newest is not None:
+        last = pieces[-1:]
+        pieces.append((last[0][0] + os.fstat(last[0][1].fileno()).st_size if last else 0, newest))
+    return pieces
+
+
+def open_to_read(path: str) -> "Any":
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def read_log(path: str) -> "Iterator[bytes]":
     """Yield the parts of a log."""
-    files = open_log_files(path)
+    pieces = open_log_files(path)
     try:
-        for file in files:
+        for _, file in pieces:
             part = file.read(1 << 20)
             while part:
                 yield part
                 part = file.read(1 << 20)
     finally:
-        for file in files:
+        for _, file in pieces:
             file.close()
+
+
+class LogTail:
+    """A place in a log, from which reading goes on as the log grows. `offset` counts all that was ever written to it."""
+
+    def __init__(self, path: str, offset: "Optional[int]" = 0) -> None:
+        self.path, self.offset, self.fd = path, offset or 0, -1
+        self.pending = b""  # the beginning of a character
+        if offset is None:  # the end, as it is now
+            self.offset = 1 << 62
+            self.open()
+            self.close()
+
+    def open(self) -> None:
+        """Open the file that holds the place; if max_log has dropped that, the place is where the oldest file begins."""
+        for offset, file in open_log_files(self.path):
+            with file:
+                if self.fd < 0 or offset <= self.offset:
+                    self.close()
+                    self.fd, base, size = os.dup(file.fileno()), offset, os.fstat(file.fileno()).st_size
+        if self.fd >= 0:
+            self.offset = min(max(self.offset, base), base + size)
+            os.lseek(self.fd, self.offset - base, os.SEEK_SET)
+
+    def read(self) -> bytes:
+        """Return what has come since, up to 64 KiB; b"" if nothing has."""
+        for _ in range(2):
+            if self.fd < 0:
+                self.open()
+            part = os.read(self.fd, 65536) if self.fd >= 0 else b""
+            if part or self.fd < 0:
+                break
+            try:
+                if os.stat(self.path).st_ino == os.fstat(self.fd).st_ino:
+                    break
+            except FileNotFoundError:
+                break  # it was removed, or max_log is about to begin a new one
+            self.close()  # max_log has set it aside, so it is complete
+        self.offset += len(part)
+        return part
+
+    def read_text(self, last: bool) -> str:
+        """Return what has come since as text, without a character that is not complete yet, unless it is the `last` of it."""
+        part = self.pending + self.read()
+        keep = 0
+        for back in range(1, min(4, len(part) + 1)):
+            if part[-back] & 0xC0 != 0x80:  # the first byte of a character says how many there are
+                keep = back if part[-back] >= (0, 0xC0, 0xE0, 0xF0)[back] and part[-back] < 0xF8 else 0
+                break
+        if last and len(part) == len(self.pending):
+            keep = 0
+        self.pending = part[len(part) - keep:]
+        return part[:len(part) - keep].decode("utf-8", "replace")
+
+    @property
+    def told(self) -> int:
+        """How far `read_text` has come."""
+        return self.offset - len(self.pending)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
@@ -2569,6 +2657,154 @@ class Jobs:
                 texts.append(b"".join(read_log(path)).decode("utf-8", "replace"))
         return texts[0], texts[1]
 
+    def bind(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
+             poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
+             last_event_id: "Optional[str]" = None, wait: bool = False) -> "Iterator[JobEvent]":
+        """Follow a job: return an iterator of JobEvents, which ends when the job has ended and all is read.
+
+        include             which output: "stdout", "stderr" or both
+        from_beginning      also what it has written so far
+        poll_interval       seconds between looks
+        heartbeat_interval  seconds without any event after which there is a heartbeat; None for none
+        last_event_id       go on after the event with this id, without losing or repeating a byte
+        wait                wait for a job that is not there yet
+
+        Its status comes first, at every change, and last. If the job is removed, the events just end.
+        Raises UnknownJob if there is no such job, and nobody waits for it.
+        """
+        check_seconds("poll_interval", poll_interval, least=0.001)
+        check_seconds("heartbeat_interval", heartbeat_interval)
+        if isinstance(include, str) or not set(include) <= {"stdout", "stderr", "status", "heartbeat"}:
+            raise SchemaError("include must be a list of stdout and stderr, not %r" % (include,))
+        place = (0, 0, "", 0, 0)
+        if last_event_id:
+            try:
+                seq, run, cookie, stdout, stderr = str(last_event_id).split(".")
+                place = (int(seq), int(run), cookie, int(stdout), int(stderr))
+            except ValueError:
+                raise SchemaError("%.60r is not the id of an event of a job" % (last_event_id,)) from None
+        record = self.get_status(job_id)
+        if record is None and not wait:
+            raise UnknownJob(job_id, None, self.db_path)
+        if record is not None and place[1] not in (0, record.run):
+            record = self.get_status(job_id, place[1]) or record
+        tails = {} if record is None else self._tails(record, from_beginning, place)
+        return self._events(job_id, record, tails, include, poll_interval, heartbeat_interval, place[0])
+
+    def _tails(self, record: "Any", from_beginning: bool, place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
+        _, run, cookie, stdout, stderr = place
+        start: "Optional[int]" = 0 if from_beginning or run else None
+        offsets: "Dict[str, Optional[int]]" = {"stdout": start, "stderr": start}
+        if run == record.run and str(record.cookie).startswith(cookie):
+            offsets = {"stdout": stdout, "stderr": stderr}
+        return {name: LogTail(record[name + "_path"], offset) for name, offset in offsets.items()}
+
+    def _events(self, job_id: str, record: "Any", tails: "Dict[str, LogTail]", include: "Sequence[str]",
+                poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
+        while record is None:
+            time.sleep(poll_interval)
+            record = self.get_status(job_id)
+        tails = tails or self._tails(record, True, (0, 0, "", 0, 0))
+        status, quiet = "", time.monotonic()
+
+        def event(kind: str, text: "Optional[str]" = None) -> JobEvent:
+            nonlocal seq, quiet
+            seq, quiet = seq + 1, time.monotonic()
+            place = (seq, record.run, str(record.cookie)[:8], tails["stdout"].told, tails["stderr"].told)
+            return JobEvent(type=kind, job_id=job_id, text=text, status=record.status if kind == "status" else None,
+                            seq=seq, id=".".join(map(str, place)), ts=iso_time(time.time()))
+        try:
+            for record, over in self.watch(record, poll_interval):
+                if record.status != status and not over:
+                    status = record.status
+                    yield event("status")
+                more = True
+                while more:
+                    more = False
+                    for name in include:
+                        text = tails[name].read_text(over) if name in tails else ""
+                        if text:
+                            yield event(name, text)
+                        more = more or bool(text) or over and name in tails and bool(tails[name].pending)
+                if over:
+                    yield event("status")
+                elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
+                    yield event("heartbeat")
+        finally:
+            for tail in tails.values():
+                tail.close()
+
+    def watch(self, record: "Any", poll_interval: float = FOLLOW_SECONDS) -> "Iterator[Tuple[Any, bool]]":
+        """Yield (record, False) again and again, and (record, True) once when the run has ended; end if it is removed.
+
+        Between two looks it costs next to nothing: the journal is read when it has grown, else once a second.
+        """
+        size, next_look = -1, 0.0
+        while True:
+            try:
+                grown = os.stat(record.logdir + "/" + JOURNAL).st_size
+            except OSError:
+                grown = -1
+            if grown != size or time.monotonic() >= next_look:
+                size, next_look = grown, time.monotonic() + 1.0
+                with Translate("read", self.db_path):
+                    again = self.store.read(record.self_id, record.run)
+                if again is None or again.cookie != record.cookie:
+                    return
+                record = again
+            if record.status not in ACTIVE:
+                yield record, True
+                return
+            yield record, False
+            time.sleep(poll_interval)
+
+    def sse(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
+            poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
+            last_event_id: "Optional[str]" = None, wait: bool = False) -> "Iterator[str]":
+        """Follow a job as `bind` does; return an iterator of text frames of a text/event-stream.
+
+        The name of an event is its type, its data the JobEvent as JSON. See the HTML standard, "Server-sent
+        events": a browser's EventSource reconnects by itself, also after the end; close it at an end status.
+        """
+        try:
+            from json import dumps
+        except ImportError:
+            dumps = to_json  # minimal Pythons; a tenth as fast
+        events = self.bind(job_id, include, from_beginning, poll_interval, heartbeat_interval, last_event_id, wait)
+        return ("id: %s\nevent: %s\ndata: %s\n\n" % (event.id, event.type, dumps(event)) for event in events)
+
+    @staticmethod
+    def subscribe_sse(url: str, last_event_id: "Optional[str]" = None, headers: "Optional[Mapping[str, str]]" = None,
+                      timeout: float = 60.0) -> "Iterator[JobEvent]":
+        """Follow a job through a server that sends what `sse` yields; reconnect where the connection breaks.
+
+        It ends with the job. `timeout`: seconds without a byte, after which it connects again.
+        Raises OSError (urllib.error.URLError) if it cannot connect at all.
+        """
+        from urllib.request import Request, urlopen
+        refused = 0
+        while True:
+            request = Request(url, headers=dict(headers or {}, Accept="text/event-stream"))
+            if last_event_id:
+                request.add_header("Last-Event-ID", last_event_id)
+            try:
+                with urlopen(request, timeout=timeout) as stream:
+                    refused, data = 0, b""
+                    for line in stream:
+                        if line.startswith(b"data:"):
+                            data = line[5:]
+                        elif data and not line.strip():
+                            event = JobEvent(read_json(data.decode().strip()), trim=True)
+                            last_event_id, data = event.id, b""
+                            yield event
+                            if event.status in ENDED:
+                                return
+            except (OSError, ValueError) as error:
+                refused += 1
+                if isinstance(error, ValueError) or hasattr(error, "code") or refused > 5 or not last_event_id:
+                    raise  # what the server answers so, it will answer again
+            time.sleep(0.2 * refused)
+
     def history(self, job_id: str) -> "List[Any]":
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
         with Translate("read", self.db_path):
@@ -2814,7 +3050,7 @@ def tail(path: str, lines: int) -> bytes:
     parts: "List[bytes]" = []
     newlines = 0
     try:
-        for file in reversed(open_log_files(path)):
+        for _, file in reversed(open_log_files(path)):
             with file:
                 position = file.seek(0, 2)
                 while position and newlines <= lines:
@@ -2898,11 +3134,20 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         if not equals:
             raise SchemaError("--env takes NAME=VALUE, not %r" % pair)
         envs[key] = value
+    if options.follow and options.json:
+        raise SchemaError("--follow shows the output itself; take either that or --json")
     before = iso_time(time.time())
     record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
                       fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log)
     if not options.json and options.fresh is not None and (record.started_at or before) < before:
         complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
+    if options.follow:
+        code = follow(jobs, record, [("stdout", record.stdout_path, sys.stdout.buffer),
+                                     ("stderr", record.stderr_path, sys.stderr.buffer)], None)
+        ended = jobs.get_status(record.self_id, record.run)
+        if ended is not None and ended.ended:
+            complain(one_line(ended))
+        return code
     if options.wait:
         return wait_for(jobs, [record.self_id], None, options.json)
     if options.json:
@@ -3004,14 +3249,38 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
         say_json({"self_id": record.self_id, "run": record.run, "stdout": stdout, "stderr": stderr})
         return 0
     only = None if options.stdout == options.stderr else "stdout" if options.stdout else "stderr"
-    for name, path, stream in (("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)):
-        if only not in (None, name):
-            continue
-        raw = (sys.stdout if only else stream).buffer
+    streams = [(name, path, (sys.stdout if only else stream).buffer) for name, path, stream in (
+        ("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)) if only in (None, name)]
+    if options.f:
+        code = follow(jobs, record, streams, options.n)
+        return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
+    for _, path, raw in streams:
         for part in read_log(path) if options.n is None else [tail(path, options.n)]:
             raw.write(part)
         raw.flush()
     return 0
+
+
+def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
+    """Copy output as it comes until the job has ended; return its exit code."""
+    tails = []
+    for name, path, raw in streams:
+        log = LogTail(path, 0 if lines is None else None)
+        if lines is not None:
+            log = LogTail(path, log.offset - len(tail(path, lines)))
+        tails.append((log, raw))
+    try:
+        for record, over in jobs.watch(record):
+            for log, raw in tails:
+                part = log.read()
+                while part:
+                    raw.write(part)
+                    part = log.read()
+                raw.flush()
+    except KeyboardInterrupt:
+        complain("no longer following %s, which goes on" % record.self_id)
+        return EXIT_SIGNAL + int(signal.SIGINT)
+    return job_exit_code(record)
 
 
 def each(ids: "Sequence[str]", act: "Any", as_json: bool) -> int:
@@ -3073,7 +3342,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
         ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
         ("--max-log", "SIZE", size, None, "keep the newest so much of its output: 500k, 10M"),
-        ("--wait", "", None, False, "wait for its end, and exit with its exit code")],
+        ("--wait", "", None, False, "wait for its end, and exit with its exit code"),
+        ("--follow", "", None, False, "show its output until its end, and exit with its exit code")],
         ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
          "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
@@ -3085,8 +3355,9 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         RUN_NUMBER,
         ("--stdout", "", None, False, "only its stdout"),
         ("--stderr", "", None, False, "only its stderr (to stdout)"),
+        ("-f", "", None, False, "follow it: go on until it has ended"),
         ("-n", "LINES", count, None, "only the last lines of each")],
-        ["logs backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
+        ["logs backup", "logs -f backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
     "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", "ID...", [
         ("--timeout", "TIME", duration, None, "give up after this time, with exit code 124")],
         ["wait backup", "wait build test --timeout 15m && echo both are fine"]),
