@@ -2667,7 +2667,7 @@ class Jobs:
         poll_interval       seconds between looks
         heartbeat_interval  seconds without any event after which there is a heartbeat; None for none
         last_event_id       go on after the event with this id, without losing or repeating a byte
-        wait                wait for a job that is not there yet
+        wait                wait for a job that is not there yet, and begin at its beginning
 
         Its status comes first, at every change, and last. If the job is removed, the events just end.
         Raises UnknownJob if there is no such job, and nobody waits for it.
@@ -2688,7 +2688,7 @@ class Jobs:
             raise UnknownJob(job_id, None, self.db_path)
         if record is not None and place[1] not in (0, record.run):
             record = self.get_status(job_id, place[1]) or record
-        tails = {} if record is None else self._tails(record, from_beginning, place)
+        tails = {} if record is None else self._tails(record, from_beginning or wait, place)
         return self._events(job_id, record, tails, include, poll_interval, heartbeat_interval, place[0])
 
     def _tails(self, record: "Any", from_beginning: bool, place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
@@ -2766,10 +2766,11 @@ class Jobs:
         The name of an event is its type, its data the JobEvent as JSON. See the HTML standard, "Server-sent
         events": a browser's EventSource reconnects by itself, also after the end; close it at an end status.
         """
+        dumps: "Any" = to_json
         try:
-            from json import dumps
+            from json import dumps  # ten times as fast; minimal Pythons lack it
         except ImportError:
-            dumps = to_json  # minimal Pythons; a tenth as fast
+            pass
         events = self.bind(job_id, include, from_beginning, poll_interval, heartbeat_interval, last_event_id, wait)
         return ("id: %s\nevent: %s\ndata: %s\n\n" % (event.id, event.type, dumps(event)) for event in events)
 

@@ -733,6 +733,216 @@ def test_where_there_is_no_scanner_in_c_the_json_module_reads_journals(jobs, mon
     assert jobs.get_status("a") == record
 
 
+# ------ following ------
+
+def output_of(events, kind="stdout"):
+    return "".join(event.text for event in events if event.type == kind)
+
+
+def test_events_tell_the_output_as_it_comes_and_end_with_the_job(jobs, tmp_path):
+    go = tmp_path / "go"
+    jobs.run("echo one; echo problem >&2; while ! [ -e %s ]; do sleep 0.01; done; echo two; exit 3" % go, "a", startsecs=0)
+    events, seen = jobs.bind("a", from_beginning=True), []
+    while output_of(seen) != "one\n" or output_of(seen, "stderr") != "problem\n":
+        seen.append(next(events))
+    assert seen[0].type == "status" and seen[0].status == "running"
+    go.touch()
+    seen += list(events)
+    assert output_of(seen) == "one\ntwo\n" and output_of(seen, "stderr") == "problem\n"
+    assert (seen[-1].type, seen[-1].status) == ("status", "failed")
+    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
+    assert all(event.job_id == "a" and nodejobs.epoch_time(event.ts) for event in seen)
+    assert isinstance(seen[0], nodejobs.JobEvent)
+
+
+def test_events_can_be_had_of_an_ended_job_of_one_stream_and_of_what_is_new_only(jobs):
+    jobs.run("echo out; echo err >&2", "a", startsecs=20)
+    assert [(event.type, event.text or event.status) for event in jobs.bind("a", from_beginning=True)] == [
+        ("stdout", "out\n"), ("stderr", "err\n"), ("status", "finished")]
+    assert [event.type for event in jobs.bind("a", include=["stderr"], from_beginning=True)] == ["stderr", "status"]
+    assert [event.type for event in jobs.bind("a")] == ["status"]
+
+
+def test_output_between_bind_and_its_first_event_is_not_lost(jobs, tmp_path):
+    jobs.run("echo old; touch %s; while ! [ -e %s ]; do sleep 0.01; done; echo new" % (tmp_path / "ready", tmp_path / "go"),
+             "a", startsecs=0)
+    eventually((tmp_path / "ready").exists)
+    events = jobs.bind("a")
+    (tmp_path / "go").touch()
+    jobs.wait("a")
+    assert output_of(list(events)) == "new\n"
+
+
+@pytest.mark.parametrize("max_log", [None, 1 << 20])
+def test_a_reader_that_breaks_off_after_every_event_gets_every_character_once(jobs, max_log):
+    text = "".join(chr(code) for code in list(range(32, 0x250)) + [0x20AC, 0x1F600] * 40)
+    script = ("import os, sys, time\nraw = sys.argv[1].encode()\nfor i in range(0, len(raw), 7):\n"
+              "    os.write(1, raw[i:i + 7]); os.write(2, raw[i:i + 5])\n    time.sleep(0.002)")
+    jobs.run([PYTHON, "-c", script, text], "a", startsecs=0, max_log=max_log)
+    seen, last, seqs = {"stdout": "", "stderr": ""}, None, []
+    while True:
+        # From the place after the last event, each time by another Jobs, as after a restart of the reader.
+        event = next(event for event in Jobs(jobs.db_path).bind("a", from_beginning=True, last_event_id=last,
+                                                                poll_interval=0.005) if event.type != "heartbeat")
+        if event.type == "status" and event.status == "running":
+            events = Jobs(jobs.db_path).bind("a", from_beginning=True, last_event_id=event.id, poll_interval=0.005)
+            event = next(found for found in events if found.type != "status" or found.status != "running")
+            events.close()
+        seqs.append(event.seq)
+        last = event.id
+        if event.type == "status":
+            break
+        seen[event.type] += event.text
+    raw = text.encode()
+    assert seen["stdout"] == text
+    assert seen["stderr"] == b"".join(raw[i:i + 5] for i in range(0, len(raw), 7)).decode("utf-8", "replace")
+    assert len(seqs) > 5 and seqs == sorted(set(seqs))
+
+
+def test_bytes_that_are_no_text_are_replaced_and_an_unfinished_character_comes_last(jobs):
+    jobs.run("printf '\\377\\200a\\303'", "a", startsecs=20)
+    assert output_of(jobs.bind("a", from_beginning=True)) == "\ufffd\ufffda\ufffd"
+
+
+def test_a_capped_log_is_followed_through_all_its_files(jobs, tmp_path):
+    script = "import sys, time\nfor i in range(3000): print('%07d' % i, flush=True); time.sleep(0.0003)"
+    jobs.run([PYTHON, "-c", script], "a", startsecs=0, max_log=8000)
+    text = output_of(jobs.bind("a", from_beginning=True, poll_interval=0.002))
+    assert text == "".join("%07d\n" % number for number in range(3000)), "nothing was dropped before it was read"
+    assert jobs.get_status("a").dropped_bytes > 10000
+
+
+def test_who_reconnects_after_a_rerun_reads_the_old_run_to_its_end(jobs):
+    jobs.run("echo first", "a", startsecs=20)
+    place = next(jobs.bind("a", from_beginning=True)).id
+    jobs.run("echo second", "a", startsecs=20)
+    assert [event.status for event in jobs.bind("a", last_event_id=place)] == ["finished"]
+    assert output_of(jobs.bind("a", from_beginning=True)) == "second\n"
+    jobs.remove("a")
+    jobs.run("echo third", "a", startsecs=20)
+    assert output_of(jobs.bind("a", last_event_id=place)) == "third\n", "run 1 of another job is not that run 1"
+
+
+def test_a_job_that_is_not_there_is_an_error_or_waited_for(jobs):
+    with pytest.raises(UnknownJob):
+        jobs.bind("later")
+    with pytest.raises(ValueError):  # as in the original
+        jobs.sse("later")
+    found = []
+    reader = threading.Thread(target=lambda: found.extend(jobs.bind("later", wait=True)))
+    reader.start()
+    jobs.run("echo here", "later", startsecs=20)
+    reader.join(20)
+    assert output_of(found) == "here\n" and found[-1].status == "finished"
+
+
+def test_the_events_of_a_removed_job_just_end(jobs):
+    jobs.run("echo a; exec sleep 60", "a", startsecs=0)
+    events = jobs.bind("a", from_beginning=True)
+    assert next(events).status == "running"
+    jobs.stop("a")
+    jobs.remove("a")
+    assert [event.type for event in events if event.type == "status"] in ([], ["status"])
+
+
+def test_a_quiet_job_has_heartbeats_and_a_lost_one_ends(jobs):
+    record = jobs.run(["sleep", "60"], "a", startsecs=0)
+    events = jobs.bind("a", heartbeat_interval=0.05)
+    assert [next(events).type for _ in range(3)] == ["status", "heartbeat", "heartbeat"]
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    os.kill(record.last_pid, signal.SIGKILL)
+    assert [event.status for event in events if event.type == "status"][-1] == "lost"
+
+
+@pytest.mark.parametrize("options", [{"include": "stdout"}, {"include": ["stdin"]}, {"poll_interval": 0},
+                                     {"last_event_id": "7"}, {"last_event_id": "1.a.b.c.d"}])
+def test_what_cannot_be_followed_so_is_refused(jobs, options):
+    jobs.run("true", "a")
+    with pytest.raises(SchemaError):
+        jobs.bind("a", **options)
+
+
+def test_events_come_through_a_server_that_breaks_off_and_a_client_of_the_standard_library(jobs):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    jobs.run("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.02; done", "a", startsecs=0)
+    places = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            places.append(self.headers.get("Last-Event-ID"))
+            self.send_response(200)
+            self.end_headers()
+            for number, frame in enumerate(jobs.sse("a", from_beginning=True, last_event_id=places[-1])):
+                self.wfile.write(frame.encode())
+                if number == 2:
+                    break
+
+        def log_message(self, *words):
+            pass
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        events = list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert output_of(events) == "".join("line %d\n" % number for number in range(1, 7))
+    assert events[-1].status == "finished" and len(places) >= 2 and places[0] is None
+    with pytest.raises(OSError):
+        list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
+
+
+def test_an_idle_follower_leaks_nothing_and_reads_no_journal_again_and_again(jobs):
+    jobs.run(["sleep", "60"], "a", startsecs=0)
+    before = len(os.listdir("/proc/self/fd"))
+    events = jobs.bind("a", heartbeat_interval=0.5)
+    next(events)
+    began = time.process_time()
+    assert next(events).type == "heartbeat"
+    assert time.process_time() - began < 0.1
+    events.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_logs_can_be_followed_byte_for_byte(jobs, store, tmp_path):
+    jobs.run("printf 'a\\377\\n'; echo e >&2; while ! [ -e %s ]; do sleep 0.01; done; printf end" % (tmp_path / "go"), "a",
+             startsecs=0)
+    process = subprocess.Popen([PYTHON, str(FILE), "logs", "-f", "a"], env=dict(os.environ, NODEJOBS_DB=str(store)),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"a\377\n"
+    (tmp_path / "go").touch()
+    assert process.communicate(timeout=30) == (b"end", b"e\n")
+    assert process.returncode == 0
+
+
+def test_the_last_lines_and_what_follows(cli, jobs):
+    jobs.run("seq 100; seq 100 >&2", "a", startsecs=20)
+    assert cli("logs", "-f", "-n", "2", "--stdout", "a").stdout == "99\n100\n"
+    done = cli("logs", "-f", "-n", "1", "a")
+    assert (done.stdout, done.stderr) == ("100\n", "100\n")
+
+
+def test_run_can_follow_and_exits_with_the_jobs_own_code(cli):
+    done = cli("run", "--id", "a", "--follow", "-c", "echo out; echo err >&2; exit 5")
+    assert (done.returncode, done.stdout) == (5, "out\n")
+    assert re.match(r"^err\nnodejobs: a: failed: exit code 5 \(run 1, \d\.\ds\)\n$", done.stderr)
+    assert cli("run", "--follow", "--json", "--", "true").returncode == 2
+    assert cli("run", "--id", "b", "--follow", "-c", "kill -9 $$").returncode == 137
+
+
+def test_interrupting_a_follower_leaves_the_job_running_and_says_so(jobs, store):
+    jobs.run("echo here; exec sleep 60", "a", startsecs=0)
+    process = subprocess.Popen([PYTHON, str(FILE), "logs", "-f", "a"], env=dict(os.environ, NODEJOBS_DB=str(store)),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == b"nodejobs: no longer following a, which goes on\n"
+    assert process.returncode == 130
+    assert jobs.get_status("a").status == STATUS.c_running
+
+
 # ------ capped logs ------
 
 def numbered(count):
