@@ -35,7 +35,8 @@ On disk:
           journal.jsonl        one JSON object per change of state; the record is all of them together
           stdout.log           exactly the bytes that the command wrote
           stderr.log
-          lock                 held by the run's monitor for as long as it lives
+          stdout.NNN.log       with max_log: what came before, NNN bytes after the beginning
+          lock                 held by the run's monitor until it has written the end
 
 The protocol. Code that keeps a rule names it.
  1. Who starts or removes runs of a job holds the job's lock, and makes a run's directory by mkdir
@@ -53,13 +54,18 @@ The protocol. Code that keeps a rule names it.
     bytes say what failed.
  6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
     Who reads an end status can rely on it after a power cut; if the second line is missing, the
-    first one, once the lock is free, says the same.
+    first one, once the lock is free, says the same. The journal's last block has room for them
+    from the start; where the disk refuses them all the same, the monitor frees the lock and tries on.
  7. A process is a pid plus its start time, and is signalled through a pidfd where there is one.
  8. Readers never write, and need no write permission.
+ 9. The monitor adopts what the command orphans. It outlives its command for as long as anything of
+    that still runs, so that stop can find it; a job that was asked to stop ends when all of it has.
+10. Nothing is opened through a link, and a run's directory is used only if it is the one we made.
 
 Not promised: restarts, notifications, anything that runs when no job runs; the exit code of a command
-whose monitor was killed (then the job is "lost" once the command is gone); that a process which left
-its session *and* scrubbed its environment *and* was orphaned before anybody looked is found by stop.
+whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
+left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
+not adopt it (minimal Pythons, emulators).
 """
 
 import errno
@@ -971,12 +977,16 @@ class Linux(Posix):
             fd = os.open("/proc/%d/task/%d/children" % (parent, parent), os.O_RDONLY)  # since Linux 3.5
         except OSError:
             return []
+        pids = part = b""
         try:
-            return [int(pid) for pid in os.read(fd, 65536).split()]
+            while part or not pids:
+                part = os.read(fd, 65536)  # the kernel gives a page at a time
+                pids += part or b"\n"
         except OSError:
-            return []
+            pass
         finally:
             os.close(fd)
+        return [int(pid) for pid in pids.split()]
 
     def start_time(self, pid: int) -> "Optional[int]":
         row = self.row(pid)
@@ -2091,7 +2101,17 @@ def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "Li
             continue  # an orphan that we adopted
         if expired:
             timed_out, options = True, 0
-            platform.end_tree(run, {}, signal.SIGTERM, order["grace"])
+            # By a process of its own, so that we go on reaping: what forks and ends all the time would use up the pids.
+            try:
+                stopper = os.fork()
+            except OSError:
+                stopper = -1
+            if stopper <= 0:
+                try:
+                    platform.end_tree(run, {}, signal.SIGTERM, order["grace"])
+                finally:
+                    if stopper == 0:
+                        os._exit(0)
         else:
             expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
 
@@ -2169,7 +2189,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     if pump:
         end["dropped_bytes"] = ask_pump(pump, order, directory)
     stopped = was_asked_to_stop(journal)
-    if stopped:
+    if stopped or timed_out:
         outlast(order)  # nothing is called stopped while anything of it still runs
     left = left_behind(order)
     if left:

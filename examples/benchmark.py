@@ -249,6 +249,26 @@ def wait(jobs, rounds):
 
 
 @row
+def follow(jobs, rounds):
+    script = ("import random, time\nfor _ in range(%d):\n    time.sleep(random.uniform(0.02, 0.1))\n"
+              "    print(time.perf_counter(), flush=True)" % (rounds * 2))
+    jobs.run([PYTHON, "-c", script], "follow", startsecs=0)
+    seen = []
+    for event in jobs.bind("follow"):
+        seen += [(time.perf_counter() - float(line)) * 1000 for line in (event.text or "").splitlines()]
+    yield Result("output seen by a follower, p90", "ms", [p90(seen)], None, 60)
+    jobs.run(["sleep", "60"], "quiet", startsecs=0)
+    follower = subprocess.Popen([PYTHON, str(FILE), "--db", jobs.db_path, "logs", "-f", "quiet"])
+    time.sleep(1)  # it has started and follows
+    before = activity(follower.pid)[0]
+    time.sleep(5)
+    share = (activity(follower.pid)[0] - before) / os.sysconf("SC_CLK_TCK") / 5 * 100
+    jobs.stop("quiet")
+    follower.wait()
+    yield Result("CPU of an idle follower", "%", [share], None, 1)
+
+
+@row
 def command_line(jobs, rounds):
     words = [sys.executable, str(FILE), "--db", jobs.db_path]
     jobs.run(["true"], "cli")
