@@ -2654,8 +2654,9 @@ class Jobs:
         with Translate("write to", self.db_path):
             # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
             after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
-            gone = platform.start_time(record.monitor_pid or 0) != record.monitor_start
-            if after is not None and after.status == LOST and gone:  # one that lives still tries to write the end
+            monitor = record.monitor_pid or 0
+            trying = platform.start_time(monitor) == record.monitor_start and platform.cookie_of(monitor) == MONITOR_COOKIE
+            if after is not None and after.status == LOST and not trying:  # a monitor that lives will write the end yet
                 self.store.append(job_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
                     "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)

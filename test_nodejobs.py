@@ -2163,7 +2163,7 @@ def test_it_uses_only_the_standard_library():
     names = {name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
              for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
     assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "_json", "json", "fnmatch", "fcntl",
-                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes"}
+                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes", "urllib"}
 
 
 # ------ command line ------
