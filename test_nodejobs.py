@@ -1114,6 +1114,31 @@ def test_a_suspended_job_can_be_stopped(jobs):
     assert jobs.stop("suspended", grace=10).signal == "SIGTERM"
 
 
+def test_a_suspended_job_is_told_as_suspended(jobs, cli):
+    record = jobs.run(["sleep", "30"], "asleep", startsecs=0)
+    assert jobs.get_status("asleep").suspended is False
+    os.kill(record.last_pid, signal.SIGSTOP)
+    assert eventually(lambda: jobs.get_status("asleep").suspended)
+    assert jobs.get_status("asleep").status == STATUS.c_running
+    assert "running, suspended" in cli("list").stdout and "asleep: running, suspended" in cli("status", "asleep").stdout
+    os.kill(record.last_pid, signal.SIGCONT)
+    assert eventually(lambda: jobs.get_status("asleep").suspended is False)
+    assert jobs.stop("asleep").suspended is None
+
+
+def test_what_a_command_left_in_the_background_is_told_and_its_monitor_stays_with_it(jobs, cli, tmp_path):
+    daemon = "import os, sys\nif not os.fork():\n    os.setsid()\n    os.execve('/bin/sleep', ['sleep', '60'], {})"
+    jobs.run([PYTHON, "-c", daemon], "leaver", startsecs=20)
+    record = eventually(lambda: jobs.get_status("leaver").ended and jobs.get_status("leaver"))
+    (pid, start), = record.left_behind
+    assert record.status == STATUS.c_finished and is_alive(pid) and is_alive(record.monitor_pid)
+    assert "left behind  %d\n" % pid in cli("status", "leaver").stdout
+    assert jobs.wait("leaver", timeout=0).ended, "nobody has to wait for it"
+    assert jobs.stop("leaver").status == STATUS.c_finished
+    assert not is_alive(pid)
+    eventually(lambda: not is_alive(record.monitor_pid))
+
+
 def test_stop_leaves_strangers_and_the_jobs_that_the_job_started(jobs, store, tmp_path):
     stranger = subprocess.Popen(["sleep", "77"])
     try:
@@ -1642,6 +1667,35 @@ def test_a_journal_that_cannot_be_read_is_shown_as_damaged(jobs):
     path.rmdir()
     os.mkfifo(str(path))
     assert jobs.get_status("odd") is None or jobs.get_status("odd").status != STATUS.c_finished
+
+
+@needs_root
+def test_of_a_job_that_may_not_be_read_nothing_is_claimed(jobs, store, tmp_path):
+    record = jobs.run("exit 3", "secret")
+    jobs.run("exit 4", "open")
+    open_to_others(tmp_path)
+    store.chmod(0o755)
+    os.chmod(record.logdir + "/journal.jsonl", 0o600)
+
+    def other(*words):
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", PYTHON, "-", "--db", str(store), *words]
+        return subprocess.run(command, stdin=open(str(FILE)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
+                              universal_newlines=True)
+    listed = json.loads(other("list", "--json").stdout)
+    assert {found["self_id"]: (found["status"], found["exit_code"]) for found in listed} == {
+        "secret": (None, None), "open": ("failed", 4)}
+    done = other("wait", "secret")
+    assert done.returncode == 125 and "unknown: its journal cannot be read: Permission denied" in done.stdout
+    assert other("run", "--id", "secret", "--", "true").returncode == 125
+    assert jobs.get_status("secret").exit_code == 3
+
+
+def test_a_journal_of_a_newer_format_says_so(jobs):
+    record = jobs.run("exit 3", "newer")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.write_text(path.read_text().replace('"format":1', '"format":2,"novelty":true'))
+    assert "was written by a newer nodejobs (format 2)" in jobs.get_status("newer").error
+    assert jobs.run("true", "newer", startsecs=20).status == STATUS.c_finished
 
 
 def test_numbers_beyond_reason_in_a_journal_hide_nothing(cli, jobs):
