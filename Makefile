@@ -1,6 +1,7 @@
 # make test     the tests, in a virtual environment of their own (.venv)
 # make cover    the same with coverage of the library, the monitor and the command line
 # make torture  attacks on every promise, at full size, and a table of what came of them
+# make web      a second environment (.venv-web) for the test of the FastAPI example, which is skipped without it
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
 # make install  PREFIX=/usr/local: the command `nodejobs`
@@ -19,6 +20,15 @@ $(VENV)/ready: Makefile
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(PYTHON) -m pip --python $(RUN) install --quiet pytest pytest-cov || { \
 		$(PYTHON) -m venv --clear $(VENV) && $(RUN) -m pip install --quiet pytest pytest-cov; }
+	touch $@
+
+web: $(VENV)-web/ready
+
+$(VENV)-web/ready: Makefile
+	rm -rf $(VENV)-web
+	$(PYTHON) -m venv --without-pip $(VENV)-web
+	$(PYTHON) -m pip --python $(VENV)-web/bin/python install --quiet fastapi uvicorn || { \
+		$(PYTHON) -m venv --clear $(VENV)-web && $(VENV)-web/bin/python -m pip install --quiet fastapi uvicorn; }
 	touch $@
 
 test: $(VENV)/ready
@@ -50,6 +60,6 @@ wheel:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist build/wheel
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
+	rm -rf $(VENV) $(VENV)-web build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
 
-.PHONY: all test cover torture bench lint install wheel clean
+.PHONY: all test web cover torture bench lint install wheel clean

@@ -9,6 +9,8 @@ import ast
 import concurrent.futures
 import contextlib
 import errno
+import http.client
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -17,6 +19,7 @@ import pickle
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import stat
@@ -25,6 +28,10 @@ import sys
 import textwrap
 import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import xml.etree.ElementTree
 import zipfile
 
 import pytest
@@ -2826,3 +2833,426 @@ def test_make_install_and_make_wheel_give_the_command(newcomer, tmp_path):
     subprocess.check_call(host_pip + ["--python", str(venv / "bin/python"), "install", "--quiet", "--no-deps", str(wheel)])
     assert subprocess.check_output([str(venv / "bin/nodejobs"), "--version"]).startswith(b"nodejobs ")
     subprocess.check_call([str(venv / "bin/python"), "-c", "from nodejobs.jobs import Jobs; import nodejobs"], cwd="/")
+
+
+# ------ the examples that show jobs ------
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                  "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+WEB = HERE / ".venv-web"
+HOSTILE = "<script>document.title='owned'</script>\x1b[2J\u202e\n&lt;"
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location("example_" + name, str(HERE / "examples" / (name + ".py")))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def chromium(directory, url, *options):
+    """Let a browser with nothing of its own open a URL; return what it prints."""
+    words = [CHROMIUM, *CHROMIUM_FLAGS, "--user-data-dir=%s" % (directory / "profile"), *options, url]
+    process = subprocess.Popen(words, env=dict(os.environ, HOME=str(directory)), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.communicate(timeout=90)[0].decode()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class LivePage:
+    """The live page of a store, served by a thread of ours."""
+
+    def __init__(self, jobs):
+        self.module = load_example("live_page")
+        self.server = self.module.Server(("127.0.0.1", 0), jobs)
+        self.url = "http://127.0.0.1:%d" % self.server.server_port
+        self.bearer = {"Authorization": "Bearer " + self.server.token}
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def ask(self, method, path, headers=()):
+        """Return (status, headers, body) of a request; of an event stream the response itself, still open."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=30)
+        connection.request(method, path, headers=dict(headers))
+        response = connection.getresponse()
+        if response.getheader("Content-Type").startswith("text/event-stream"):
+            return response.status, response.headers, response
+        with contextlib.closing(connection):
+            return response.status, response.headers, response.read().decode()
+
+    def browse(self, directory, fragment, script, calls=(), options=("--dump-dom",)):
+        """Open the page in a browser and run a script in it; return (what the script returns, what is printed).
+
+        The last script of the page is only given when ours has come to its end; until then the browser takes
+        the page for not yet loaded. So nobody has to guess how long it needs. `calls` are what it may call here.
+        """
+        ended, returned, calls = threading.Event(), [], dict(calls)
+
+        class Handler(self.module.Handler):
+            def do_GET(self):
+                if self.path == "/hold.js":
+                    ended.wait(60)
+                super().do_GET()
+
+            def do_POST(self):
+                if self.path == "/end":
+                    returned.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                    ended.set()
+                if self.path in calls:
+                    calls[self.path]()
+                super().do_POST()
+        self.server.RequestHandlerClass = Handler
+        page, kind = self.module.HTML, "text/javascript"
+        self.module.FILES.update({
+            "/": ("text/html", page + '<script src="drive.js" async></script><script src="hold.js" defer></script>'),
+            "/hold.js": (kind, ""), "/drive.js": (kind, """
+                const until = async check => { while (!check()) await new Promise(go => setTimeout(go, 20)); };
+                const element = id => document.getElementById(id), text = id => element(id).textContent;
+                const call = path => fetch(path, {method: "POST"});
+                const shown = kind => [...document.querySelectorAll("#log ." + kind)].map(part => part.textContent).join("");
+                (async () => { %s })().catch(error => String(error)).then(
+                    end => fetch("end", {method: "POST", body: JSON.stringify(end)}));
+                """ % script)})
+        printed = chromium(directory, self.server.url + fragment, *options)
+        assert returned, "the script did not come to its end"
+        return returned[0], printed
+
+
+@pytest.fixture
+def live(jobs):
+    page = LivePage(jobs)
+    yield page
+    page.close()
+
+
+@needs_chromium
+def test_the_live_page_follows_a_job_in_a_browser(live, jobs, tmp_path):
+    go = tmp_path / "go"
+    command = "echo before; while ! [ -e %s ]; do sleep 0.02; done; echo after; echo trouble >&2; exit 3" % go
+    jobs.run(command, "web server/1?a=b&c", startsecs=0)
+    jobs.run("true", "other")
+    seen, printed = live.browse(tmp_path, "&job=" + urllib.parse.quote(urllib.parse.quote("web server/1?a=b&c", safe="")), """
+        await until(() => text("log") == "before\\n" && text("state") == "running");
+        const first = text("facts");
+        await call("go");
+        await until(() => shown("stderr") && text("state") == "failed");
+        return {first, facts: text("facts"), name: text("name"), command: text("command"), log: shown("stdout"),
+                errors: shown("stderr"), summary: text("summary"), notice: text("notice"), title: document.title,
+                ids: [...document.querySelectorAll("#jobs .id")].map(id => id.textContent), stop: element("stop").hidden};
+        """, {"/go": go.touch})
+    assert seen == {"first": seen["first"], "facts": seen["facts"], "name": "web server/1?a=b&c", "command": command,
+                    "log": "before\nafter\n", "errors": "trouble\n", "summary": "2 jobs", "notice": "", "title": "nodejobs",
+                    "ids": ["other", "web server/1?a=b&c"], "stop": True}, seen
+    assert "exit code 3" in seen["facts"] and "run 1" in seen["first"]
+    assert live.server.token not in printed
+
+
+@needs_chromium
+def test_the_live_page_shows_hostile_text_as_text(live, jobs, tmp_path):
+    hostile = ("<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\n"
+               "\x1b[31mred\x1b]0;title\x07 \u202etrap \u2066\r\n one\rtwo \0 é日🎉 </pre>&amp;")
+    (tmp_path / "hostile").write_bytes(hostile.encode() + b"\xff\xc3")
+    jobs.run("cat %s; cat %s >&2; : %s" % (tmp_path / "hostile", tmp_path / "hostile", "'</script><b>'"), HOSTILE, startsecs=20)
+    seen, printed = live.browse(tmp_path, "", """
+        await until(() => document.querySelector("#jobs .id"));
+        const id = document.querySelector("#jobs .id");
+        id.parentElement.click();
+        await until(() => shown("stderr").endsWith("\ufffd") && text("state") == "finished");
+        const escapes = [...document.querySelectorAll("#log .stdout .raw")].map(raw => getComputedStyle(raw, "::before").content);
+        return {id: id.textContent, name: text("name"), log: shown("stdout"), errors: shown("stderr"), escapes,
+                title: document.title, scripts: document.querySelectorAll("main script, main b, main img").length};
+        """)
+    # Byte for byte what was written (a browser sees U+FFFD for what is no UTF-8), and yet none of it does anything.
+    assert seen["log"] == seen["errors"] == hostile + "\ufffd\ufffd"
+    assert (seen["title"], seen["scripts"]) == ("nodejobs", 0), seen
+    assert seen["id"] == seen["name"] == HOSTILE
+    assert seen["escapes"] == ['"\\\\%s"' % text for text in (
+        "x1b", "x1b", "x07", "u202e", "u2066", "r", "x00")], seen["escapes"]
+    assert "<script>document" not in printed and "&lt;script&gt;document" in printed and "<img" not in printed
+
+
+@needs_chromium
+def test_the_live_page_stops_a_job_by_two_clicks(live, jobs, tmp_path):
+    record = jobs.run(["sleep", "1000"], "a/b \udcff", startsecs=0)
+    seen, _ = live.browse(tmp_path, "&job=a%252Fb%2520%25FF", """
+        await until(() => !element("stop").hidden);
+        element("stop").click();
+        const asked = text("stop");
+        element("stop").click();
+        await until(() => text("state") == "stopped");
+        return [asked, text("notice"), location.hash];
+        """)
+    assert seen == ["Really stop it?", "", "#job=a%252Fb%2520%25FF"], "the token is not left in the address"
+    assert jobs.get_status("a/b \udcff").status == STATUS.c_stopped and not is_alive(record.last_pid)
+
+
+@needs_chromium
+def test_the_live_page_says_what_is_missing_without_its_token(live, jobs, tmp_path):
+    jobs.run("echo secret", "secret")
+    seen, printed = live.browse(tmp_path, "x&job=secret", """
+        await until(() => text("notice"));
+        return [text("notice"), element("job").hidden];
+        """)
+    assert seen == ["No access: open the URL that live_page.py printed when it was started.", True]
+    assert "secret" not in printed
+
+
+@pytest.mark.parametrize("method, path", [("GET", "/jobs"), ("GET", "/follow?id=a"), ("POST", "/stop?id=a"), ("POST", "/enter")])
+def test_the_live_page_gives_nothing_without_its_token(live, jobs, method, path):
+    jobs.run(["sleep", "1000"], "a", startsecs=0)
+    cookie = live.ask("POST", "/enter", live.bearer)[1]["Set-Cookie"]
+    assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; ")) and live.server.token not in cookie
+    reading = {"Cookie": "x=y; " + cookie.partition(";")[0]}
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": live.server.token}, {"Cookie": "nodejobs=;"},
+                    {"Authorization": "Bearer \xe9"}, {"Authorization": live.bearer["Authorization"][:-1]}):
+        assert live.ask(method, path, headers)[0] == 403, headers
+    assert live.ask(method, path, reading)[0] == (200 if method == "GET" else 403), "the cookie is for reading only"
+    for headers in ({"Host": "evil.example:%d" % live.server.server_port}, {"Host": ""}, {"Host": "127.0.0.1.evil.example"},
+                    {"Host": "localhost@evil.example"}, {"Host": "[", }, {"Host": "localhost:0x50"},
+                    {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"}):
+        assert live.ask(method, path, dict(live.bearer, **dict(reading, **headers)))[0] == 421, headers
+    assert jobs.get_status("a").status == STATUS.c_running
+    assert live.ask(method, path, dict(live.bearer, Host="localhost:1234"))[0] == 200, "an ssh tunnel may begin at another port"
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/jobs", "/follow?id=a", "/nothing", "/follow?id=none"])
+def test_the_live_page_lets_no_foreign_script_run(live, jobs, path):
+    jobs.run("true", "a")
+    status, headers, _ = live.ask("GET", path, live.bearer)
+    assert status == (404 if "no" in path.partition("?")[0] or "none" in path else 200)
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'" and policy["frame-ancestors"] == "'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    for path in ("/../nodejobs.py", "/%2e%2e/x", "//[", "*", "/?a=%ff"):
+        assert live.ask("GET", path, live.bearer)[0] == (200 if path == "/?a=%ff" else 404)
+
+
+def test_the_live_page_loads_nothing_from_elsewhere(live):
+    text = "".join(content for _, content in live.module.FILES.values()) + dict(live.module.HEADERS)["Content-Security-Policy"]
+    assert re.findall(r"(?i)https?://[^'\"\s]*", text) == ["http://www.w3.org/2000/svg"], "the name of SVG is no address"
+    assert "innerHTML" not in text and "@import" not in text and not re.search(r"<script(?! src)|\son\w+=", text)
+
+
+def test_a_reader_of_the_live_page_that_was_cut_off_gets_every_byte_once(live, jobs, tmp_path):
+    go, text = tmp_path / "go", "é日🎉" * 2000
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    jobs.run("cat %s; while ! [ -e %s ]; do sleep 0.02; done; cat %s" % (tmp_path / "text", go, tmp_path / "text"), "a b", startsecs=0)
+    read, place = "", None
+    while len(read) < len(text):
+        status, _, stream = live.ask("GET", "/follow?id=a%20b", dict(live.bearer, **{"Last-Event-ID": place} if place else {}))
+        assert status == 200
+        frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
+        if frame["event"] == "status":
+            assert json.loads(frame["data"])["status"] == "running"
+            frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
+        stream.close()
+        read, place = read + json.loads(frame["data"])["text"], frame["id"]
+    go.touch()
+    events = list(Jobs.subscribe_sse(live.url + "/follow?id=a+b", place, live.bearer))
+    assert read + "".join(event.text for event in events if event.type == "stdout") == text * 2
+    assert events[-1].status == STATUS.c_finished
+    assert live.ask("GET", "/follow?id=a+b", dict(live.bearer, **{"Last-Event-ID": "<nonsense>"}))[0] == 400
+
+
+def test_the_live_page_tells_every_change_of_the_list(live, jobs):
+    stream = live.ask("GET", "/jobs", live.bearer)[2]
+
+    def next_list():
+        lines = iter(lambda: stream.readline().decode().strip(), None)
+        return json.loads(next(line for line in lines if line.startswith("data: "))[6:])
+    assert next_list() == {"total": 0, "jobs": []}
+    jobs.run(["sleep", "1000"], "a", startsecs=0)
+    told = next_list()
+    while told["jobs"][0]["status"] == "starting":
+        told = next_list()
+    row = told["jobs"][0]
+    assert (row["id"], row["status"], row["active"], row["command"]) == ("a", "running", True, "sleep 1000")
+    assert live.ask("POST", "/stop?id=a", live.bearer)[2] == "stopped\n"
+    while told["jobs"][0]["status"] != "stopped":
+        told = next_list()
+    stream.close()
+    assert [live.ask("POST", path, live.bearer)[0] for path in ("/stop?id=none", "/stop", "/")] == [404, 400, 404]
+
+
+def test_who_leaves_the_live_page_leaves_no_thread_behind(live, jobs):
+    jobs.run(["sleep", "1000"], "a", startsecs=0)
+    live.module.HEARTBEAT = 0.05
+    before = threading.active_count()
+    streams = [live.ask("GET", path, live.bearer)[2] for path in ("/jobs", "/follow?id=a", "/follow?id=a")]
+    assert threading.active_count() >= before + 3
+    for stream in streams:
+        stream.readline()
+        stream.close()
+    eventually(lambda: threading.active_count() == before)
+    log = jobs.get_status("a").stdout_path
+    assert log not in [os.readlink("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd")
+                       if os.path.exists("/proc/self/fd/" + fd)]
+
+
+def test_the_live_page_prints_its_token_once_and_logs_nothing(newcomer, store):
+    home, env = newcomer
+    Jobs(store).run("true", "a")
+    process = subprocess.Popen([PYTHON, str(HERE / "examples" / "live_page.py"), "--port", "0", "--db", str(store)],
+                               env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    try:
+        url, _, token = process.stdout.readline().strip().partition("/#token=")
+        assert url.startswith("http://127.0.0.1:") and len(token) >= 32
+        assert urllib.request.urlopen(url + "/").read().startswith(b"<!doctype html>")
+        headers = {"Authorization": "Bearer " + token}
+        assert [event.status for event in Jobs.subscribe_sse(url + "/follow?id=a", headers=headers)] == ["finished"]
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(url + "/jobs?token=" + token)
+        port = url.rpartition(":")[2]
+        second = subprocess.run([PYTHON, str(HERE / "examples" / "live_page.py"), "--port", port], env=env,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        assert second.returncode == 1 and second.stderr.count("\n") == 1 and "try --port 0" in second.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, ("", ""))
+
+
+def test_the_fastapi_example_streams_the_same_events(newcomer, store):
+    if not (WEB / "ready").exists():
+        pytest.skip("needs FastAPI: `make web` installs it into .venv-web")
+    home, env = newcomer
+    go, jobs = home / "go", Jobs(store)
+    jobs.run("echo é日; while ! [ -e %s ]; do sleep 0.02; done; echo more; echo bad >&2" % go, "a b", startsecs=0)
+    words = [str(WEB / "bin" / "python"), "-u", str(HERE / "examples" / "fastapi_events.py"), "0"]
+    process = subprocess.Popen(words, env=dict(env, NODEJOBS_DB=str(store)), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    try:
+        url = next(found.group() for found in map(re.compile(r"http://127\.0\.0\.1:\d+").search, process.stderr) if found)
+        stream = urllib.request.urlopen(url + "/events?job_id=a+b", timeout=30)
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        frames = [stream.readline().decode() for _ in range(8)]
+        stream.close()  # cut off in the middle
+        assert frames[1:8:4] == ["event: status\n", "event: stdout\n"] and json.loads(frames[6][6:])["text"] == "é日\n"
+        go.touch()
+        jobs.wait("a b")
+        place = frames[4].partition(": ")[2].strip()
+        events = list(Jobs.subscribe_sse(url + "/events?job_id=a+b", place))
+        assert "".join(event.text for event in events if event.type == "stdout") == "more\n"
+        assert "".join(event.text for event in events if event.type == "stderr") == "bad\n"
+        assert events[-1].status == "finished"
+        listed = json.loads(urllib.request.urlopen(url + "/jobs").read().decode())
+        assert [record["status"] for record in listed] == ["finished"]
+        for job_id, place, code in (("none", "", 404), ("a+b", "nonsense", 400)):
+            request = urllib.request.Request(url + "/events?job_id=" + job_id, headers={"Last-Event-ID": place})
+            with pytest.raises(urllib.error.HTTPError, match=str(code)):
+                urllib.request.urlopen(request)
+        # Nobody reads any more, so nothing of the job is open any more.
+        eventually(lambda: not any(str(store) in os.readlink(str(fd)) for fd in
+                                   pathlib.Path("/proc/%d/fd" % process.pid).iterdir() if os.path.lexists(str(fd))))
+    finally:
+        process.send_signal(signal.SIGINT)
+        log = process.communicate(timeout=30)[1]
+    assert "Traceback" not in log, log
+
+
+def timeline_of(newcomer, *words):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "timeline.py", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    root = xml.etree.ElementTree.fromstring(re.search("<svg.*</svg>", done.stdout, re.S).group())
+    svg = "{http://www.w3.org/2000/svg}"
+    bars = [(bar.get("class").split()[1], bar.find(svg + "title").text, float(bar.get("x")), float(bar.get("width")))
+            for bar in root.iter(svg + "rect") if bar.get("class").startswith("bar")]
+    rows = [group.find(svg + "text").text for group in root.iter(svg + "g")]
+    return done.stdout, bars, rows
+
+
+def test_the_timeline_draws_a_bar_for_every_run(newcomer, store, jobs):
+    for command in ("sleep 0.3", "exit 3"):
+        jobs.run(command, "twice", startsecs=20)
+    jobs.run(["no-such-program"], HOSTILE)
+    jobs.run(["sleep", "1000"], "long", startsecs=0)
+    page, bars, rows = timeline_of(newcomer, "--db", store)
+    assert rows == ["twice", nodejobs.printable(HOSTILE)[:29] + "\u2026", "long"]
+    assert sorted(status for status, _, _, _ in bars) == ["failed", "failed_start", "finished", "running"]
+    finished, failed = bars[:2]
+    assert finished[1].startswith("twice, run 1: finished\nstarted ") and finished[1].endswith("\ntook 0.3s")
+    assert "twice, run 2: failed\nexit code 3\n" in failed[1] and finished[3] > failed[3] and finished[2] < failed[2]
+    assert nodejobs.printable(HOSTILE) in bars[2][1] and "cannot execute no-such-program" in bars[2][1]
+    assert all(250 <= left and left + width <= 1200 - 140 + 1 for _, _, left, width in bars)
+    assert re.findall("<span>(.*?)</span>", page) == ["finished: 1", "running: 1", "failed start: 1", "failed: 1"]
+    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
+    assert re.findall(r"(?i)https?://[^\s\"]*", page) == ["http://www.w3.org/2000/svg"], "the name of SVG is no address"
+    assert not re.search(r"(?i)\s(src|href|on\w+)\s*=|url\(|@import", page)
+    assert timeline_of(newcomer, "--db", store, "--id", "tw*")[2] == ["twice"]
+    assert timeline_of(newcomer, "--db", store, "--since", "1h")[1:][1] == rows
+    assert "Nothing ran" in run_example(newcomer, PYTHON, HERE / "examples" / "timeline.py", "--db", store, "--id", "x").stdout
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_the_timeline_is_in_order_with_one_run_and_with_hundreds(newcomer, store, number):
+    journal = pathlib.Path(Jobs(store).run("sleep 0.01", "busy", startsecs=20).logdir, "journal.jsonl").read_text()
+    started = nodejobs.epoch_time(json.loads(journal.splitlines()[1])["started_at"])
+    for run in range(2, number + 1):
+        (store / "busy" / ("%06d" % run)).mkdir()
+        later = re.sub(r'"started_at":"[^"]*"', '"started_at":"%s"' % nodejobs.iso_time(started + run * 600), journal)
+        (store / "busy" / ("%06d" % run) / "journal.jsonl").write_text(later.replace('"run":1,', '"run":%d,' % run))
+    page, bars, rows = timeline_of(newcomer, "--db", store)
+    assert rows == ["busy"] and len(bars) == number and "%d run" % number in page
+    places = [left for _, _, left, _ in bars]
+    assert places == sorted(places) and min(width for _, _, _, width in bars) >= 3
+    ticks = [float(place) for place in re.findall('<text class="dim" x="([^"]+)" y="20"', page)]
+    assert len(ticks) <= 9 and all(later - tick > 80 for tick, later in zip(ticks, ticks[1:])), "no label on another"
+
+
+CRON = HERE / "examples" / "cron.md"
+
+
+def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
+    home, env = newcomer
+    jobs = Jobs(home / ".local/state/nodejobs")
+    hourly, reboot = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
+    assert "%" not in hourly + reboot, "a crontab's newline"
+    bare = {"HOME": str(home), "LOGNAME": "me", "SHELL": "/bin/sh", "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
+
+    def cron(line):
+        command = re.match(r"(?:17 \* \* \* \*|@reboot) +(.*)$", line).group(1)
+        return subprocess.run(["/bin/sh", "-c", command], cwd=str(home), env=bare, stdin=subprocess.DEVNULL, timeout=60,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True).stdout
+    make_script(home / "backup.sh", "#!/bin/sh\necho reading\necho 'disk is gone' >&2\nexit 2\n", 0o755)
+    mail = cron(hourly)
+    assert mail.startswith("backup: failed\n") and "exit code 2" in mail and "| disk is gone" in mail
+    make_script(home / "backup.sh", "#!/bin/sh\necho saved\n", 0o755)
+    assert [cron(hourly) for _ in range(3)] == ["", "", ""], "when it is well, there is no mail"
+    assert jobs.get_status("backup").run == 2, "again after the failure, and not again after the success"
+    make_script(home / "server.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
+    assert cron(reboot).startswith("server: running")
+    assert jobs.stop("server").status == STATUS.c_stopped
+
+
+def test_the_systemd_units_are_valid_and_their_commands_do_what_is_written(newcomer):
+    home, env = newcomer
+    units = re.findall(r"^```ini\n(.*?)^```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
+    for unit, kind in zip(units, ("service", "timer")):
+        (home / ("backup." + kind)).write_text(unit)
+    start, stop = [shlex.split(line.replace("%h", str(home))) for line in re.findall("^Exec(?:Start|Stop)=(.*)$", units[0], re.M)]
+    assert start[0] == stop[0] == "/usr/bin/python3"
+    make_script(home / "backup.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
+    process = subprocess.Popen([PYTHON] + start[1:], env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    jobs = Jobs(home / ".local/state/nodejobs")
+    eventually(lambda: (jobs.get_status("backup") or {}).get("status") == STATUS.c_running)
+    subprocess.check_call([PYTHON] + stop[1:], env=env, cwd="/", stdout=subprocess.DEVNULL)
+    process.communicate(timeout=20)
+    assert "SuccessExitStatus=%d\n" % process.returncode in units[0]
+    assert jobs.get_status("backup").status == STATUS.c_stopped
+    if shutil.which("systemd-analyze") is None or not os.path.exists("/usr/bin/python3"):
+        pytest.skip("no systemd-analyze to look at the units themselves")
+    done = subprocess.run(["systemd-analyze", "--user", "verify", str(home / "backup.timer")], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=dict(env, XDG_RUNTIME_DIR=str(home)), universal_newlines=True)
+    assert (done.returncode, done.stdout) == (0, "")
