@@ -334,6 +334,7 @@ at("filter").addEventListener("input", draw);
 at("stop").addEventListener("click", stop);
 // A browser has six connections for all of its tabs here: one that nobody looks at gives its list's back.
 document.addEventListener("visibilitychange", () => document.hidden ? list && list.close() : listen());
+addEventListener("hashchange", () => location.reload());  // another token or job was put into the address
 setInterval(() => rows.size && !document.hidden && draw(), 1000);
 enter();
 """
