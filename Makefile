@@ -4,12 +4,14 @@
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
 # make install  PREFIX=/usr/local: the command `nodejobs`
+# make ansible  .venv-ansible, for the test of examples/ansible (skipped without it)
 # make wheel    dist/nodejobs-*.whl: `import nodejobs` and the command `nodejobs`
 
 PYTHON ?= python3
 PREFIX ?= /usr/local
 VENV = .venv
 RUN = $(VENV)/bin/python
+ANSIBLE = .venv-ansible
 
 all: test
 
@@ -39,6 +41,17 @@ lint: $(VENV)/ready
 	$(RUN) -m mypy --strict nodejobs.py
 	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py examples/torture/*.py
 
+# pip takes the newest release that this Python can run.
+$(ANSIBLE)/ready:
+	rm -rf $(ANSIBLE)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8) and "Ansible needs Python 3.8 or newer")'
+	$(PYTHON) -m venv --without-pip $(ANSIBLE)
+	$(PYTHON) -m pip --python $(ANSIBLE)/bin/python install --quiet ansible-core || { \
+		$(PYTHON) -m venv --clear $(ANSIBLE) && $(ANSIBLE)/bin/python -m pip install --quiet ansible-core; }
+	touch $@
+
+ansible: $(ANSIBLE)/ready
+
 install:
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 nodejobs.py $(DESTDIR)$(PREFIX)/bin/nodejobs
@@ -50,6 +63,6 @@ wheel:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist build/wheel
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
+	rm -rf $(VENV) $(ANSIBLE) build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
 
-.PHONY: all test cover torture bench lint install wheel clean
+.PHONY: all test cover torture bench lint ansible install wheel clean

@@ -3058,11 +3058,16 @@ LONGEST_LINE = 1 << 20  # bytes; what is longer is cut, to keep the lines of sev
 
 
 def hosts_of(text: str) -> "List[str]":
-    """Read the hosts of --on. What ssh could take for an option, or a shell for more than a word, is none."""
-    for host in text.split(","):
-        if {host[:1], host.rpartition("@")[2][:1]} & {"", "-"} or not host.isprintable() or set(host) & set(" '`\"$\\;&<>|(){}"):
+    """Read the hosts of --on; a comma, be it the last character, makes a list, which ends in "" here.
+
+    What ssh could take for an option, or a shell for more than a word, is no host.
+    """
+    hosts = list(dict.fromkeys((text[:-1] if text[-1:] == "," else text).split(",")))
+    for host in hosts:
+        if ({host[:1], host.rpartition("@")[2][:1]} & {"", "-"} or not host.isprintable()
+                or set(host) & set(" '`\"$\\;&<>|(){}")):
             raise SchemaError("%.60r is no host; say web1, or me@web1,web2, as ssh takes them" % host)
-    return list(dict.fromkeys(text.split(",")))
+    return hosts + [""] * ("," in text)
 
 
 def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
@@ -3077,8 +3082,9 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
         raise NodejobsError("--on sends this very file, and finds none (was it read from standard input?); save it, and "
                             "say python3 nodejobs.py --on ...")
     ssh = (os.environ.get("NODEJOBS_SSH", "").split() or ["ssh"]) + ["-T"]
-    several, columns = len(hosts) > 1, terminal_width()
+    several, columns = not hosts[-1], terminal_width()
     if several:
+        hosts = hosts[:-1]
         ssh.append("-oBatchMode=yes")  # nobody could tell which of them asks for a password
     script = AHEAD % [to_bytes("an argument", word) for word in words] + source
     if columns < 1000000 and "run" not in words[:2]:  # a command there has no use for our width
@@ -3165,7 +3171,8 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
 # as default it may be given several times.
 DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs,\n"
                                 "or ~/.local/state/nodejobs")
-ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh; nothing has to be installed there")
+ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma\n"
+                                 "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
 HELP = ("--help", "", None, False, "show this")
 VERSION = ("--version", "", None, False, "show the version")
 JSON = ("--json", "", None, False, "print JSON and nothing else")

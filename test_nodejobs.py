@@ -2397,6 +2397,7 @@ class Fleet:
             StrictModes no
             UsePAM no
             PermitRootLogin yes
+            Subsystem sftp internal-sftp
             PasswordAuthentication no
             KbdInteractiveAuthentication no
             SetEnv HOME=%s PATH=%s/bin:/usr/local/bin:/usr/bin:/bin
@@ -2578,6 +2579,8 @@ def test_json_of_several_hosts_is_an_object_by_host(on, fleet):
     done = on("web1,web2", "list", "--json")
     assert done.returncode == 125 and json.loads(done.stdout)["web2"] is None
     assert done.stderr == "nodejobs: web2: its answer is no JSON: 'hello'\n"
+    assert list(json.loads(on("web1,", "list", "--json").stdout)) == ["web1"], "a list of one is a list"
+    assert on("web1,", "wait", "a").stdout.startswith("web1: a: finished")
 
 
 @needs_sshd
@@ -2591,7 +2594,7 @@ def test_the_store_is_the_default_one_there_or_the_one_that_is_named(cli, on, fl
     assert list(fleet.jobs("web1").list_status()) == ["a"]
 
 
-@pytest.mark.parametrize("hosts", ["", ",", "web1,", "-oProxyCommand=id", "web1,-v", "me@-v", "a b", "a;b", "$(id)", "a\nb", "@"])
+@pytest.mark.parametrize("hosts", ["", ",", "web1,,", ",web1", "-oProxyCommand=id", "web1,-v", "me@-v", "a b", "a;b", "$(id)", "a\nb", "@"])
 def test_what_is_no_host_is_refused_before_ssh_sees_it(cli, tmp_path, hosts):
     make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
     done = cli("--on=" + hosts, "list", env={"NODEJOBS_SSH": str(tmp_path / "ssh")})
@@ -2736,6 +2739,62 @@ def test_a_shared_connection_that_stays_does_not_hold_it_up(on, fleet):
     finally:
         for name in ("web1", "web2"):
             subprocess.call(env["NODEJOBS_SSH"].split() + ["-O", "exit", name], stderr=subprocess.DEVNULL)
+
+
+@needs_sshd
+def test_the_fleet_example_patches_all_and_tells_which_failed(fleet, newcomer):
+    home, env = newcomer
+    env.update(fleet.env)
+    words = ["sh", HERE / "examples" / "fleet_patch.sh"]
+    line = 'echo patching; test ! -e ~/broken || { echo "no space left" >&2; exit 100; }'
+    (fleet.home("web2") / "broken").write_text("")
+    done = run_example(newcomer, *words, "web1,web2,dead", line)
+    assert done.returncode == 125, "dead cannot be reached, which is worse than 100"
+    assert re.search(r"^web1: patch: finished \(run 1, ", done.stdout, re.M)
+    assert re.search(r"^web2: patch: failed: exit code 100 \(run 1, ", done.stdout, re.M)
+    assert "web2:   | no space left\n" in done.stderr and "nodejobs: dead: not reached" in done.stderr
+    assert done.stdout.endswith("FAILED  web2: exit code 100\nFAILED  dead: not reached\n1 of 3 patched\n")
+    (fleet.home("web2") / "broken").unlink()
+    done = run_example(newcomer, *words, "web1,web2", line)
+    assert done.returncode == 0 and done.stdout.endswith("\n2 of 2 patched\n")
+    assert done.stderr == "web1: nodejobs: patch is fresh; nothing was started\n"
+    assert [fleet.jobs(name).get_status("patch").run for name in ("web1", "web2")] == [1, 2]
+    assert run_example(newcomer, *words, "web1", line).stdout.endswith("\n1 of 1 patched\n")
+    assert run_example(newcomer, *words, "-v").returncode == 2
+    assert run_example(newcomer, *words).stderr == "usage: fleet_patch.sh HOST,... [SHELL-LINE]\n"
+
+
+PLAYBOOK = HERE / ".venv-ansible" / "bin" / "ansible-playbook"
+
+
+@needs_sshd
+@pytest.mark.skipif(not PLAYBOOK.exists(), reason="needs Ansible: make ansible")
+def test_the_ansible_example_runs_a_job_once_and_fails_where_it_failed(fleet, newcomer):
+    home, env = newcomer
+    env.update(LC_ALL="C.UTF-8", ANSIBLE_HOME=str(home / "ansible"), ANSIBLE_LOCALHOST_WARNING="0", ANSIBLE_NOCOLOR="1",
+               ANSIBLE_SSH_ARGS="-F %s -oControlMaster=no" % fleet.config)
+
+    def play(*words):
+        done = run_example(newcomer, PLAYBOOK, "-i", "web1,web2,", HERE / "examples" / "ansible" / "job.yml",
+                           "-e", "ansible_python_interpreter=" + PYTHON, "-e", "python=" + PYTHON, *words)
+        recap = {host: dict(re.findall(r"(\w+)=(\d+)", counts)) for host, counts
+                 in re.findall(r"^(web\d) +: (.*)$", done.stdout, re.M)}
+        return done, [(recap[host]["changed"], recap[host]["failed"], recap[host]["unreachable"]) for host in ("web1", "web2")]
+
+    line = json.dumps({"job_id": "tidy up", "line": 'echo "it\'s $HOME"; test ! -e ~/broken || { echo oh >&2; exit 3; }'})
+    assert play("--check", "-e", line)[0].returncode == 0 and not fleet.jobs("web1").list_status()
+    (fleet.home("web2") / "broken").write_text("")
+    done, recap = play("-e", line)
+    assert recap == [("2", "0", "0"), ("2", "1", "0")] and done.returncode == 2, done.stdout + done.stderr
+    for name in ("web1", "web2"):
+        assert "it's %s" % fleet.home(name) in done.stdout
+    assert "tidy up: finished (run 1, " in done.stdout and "tidy up: failed: exit code 3 (run 1, " in done.stdout
+    (fleet.home("web2") / "broken").unlink()
+    done, recap = play("-e", line)
+    assert recap == [("0", "0", "0"), ("1", "0", "0")] and done.returncode == 0, done.stdout + done.stderr
+    done, recap = play("-e", line)
+    assert recap == [("0", "0", "0"), ("0", "0", "0")] and done.returncode == 0, done.stdout + done.stderr
+    assert [fleet.jobs(name).get_status("tidy up").run for name in ("web1", "web2")] == [1, 2]
 
 
 # ------ under attack ------
