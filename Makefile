@@ -1,10 +1,10 @@
 # make test     the tests, in a virtual environment of their own (.venv)
 # make cover    the same with coverage of the library, the monitor and the command line
 # make torture  attacks on every promise, at full size, and a table of what came of them
-# make web      a second environment (.venv-web) for the test of the FastAPI example, which is skipped without it
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
 # make install  PREFIX=/usr/local: the command `nodejobs`
+# make web ansible   environments (.venv-web, .venv-ansible) for the tests of those examples, skipped without them
 # make wheel    dist/nodejobs-*.whl: `import nodejobs` and the command `nodejobs`
 
 PYTHON ?= python3
@@ -14,22 +14,28 @@ RUN = $(VENV)/bin/python
 
 all: test
 
-# Without ensurepip (Debian splits it off) the pip of $(PYTHON) fills the environment from outside.
+# Make a virtual environment, $(1), with some packages, $(2). Without ensurepip (Debian splits it off) the pip of
+# $(PYTHON) fills it from outside.
+define environment
+rm -rf $(1)
+$(PYTHON) -m venv --without-pip $(1)
+$(PYTHON) -m pip --python $(1)/bin/python install --quiet $(2) || { \
+	$(PYTHON) -m venv --clear $(1) && $(1)/bin/python -m pip install --quiet $(2); }
+touch $(1)/ready
+endef
+
 $(VENV)/ready: Makefile
-	rm -rf $(VENV)
-	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(RUN) install --quiet pytest pytest-cov || { \
-		$(PYTHON) -m venv --clear $(VENV) && $(RUN) -m pip install --quiet pytest pytest-cov; }
-	touch $@
+	$(call environment,$(VENV),pytest pytest-cov)
+
+$(VENV)-web/ready: Makefile
+	$(call environment,$(VENV)-web,fastapi uvicorn)
+
+$(VENV)-ansible/ready: Makefile
+	$(call environment,$(VENV)-ansible,ansible-core)
 
 web: $(VENV)-web/ready
 
-$(VENV)-web/ready: Makefile
-	rm -rf $(VENV)-web
-	$(PYTHON) -m venv --without-pip $(VENV)-web
-	$(PYTHON) -m pip --python $(VENV)-web/bin/python install --quiet fastapi uvicorn || { \
-		$(PYTHON) -m venv --clear $(VENV)-web && $(VENV)-web/bin/python -m pip install --quiet fastapi uvicorn; }
-	touch $@
+ansible: $(VENV)-ansible/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -q -rs test_nodejobs.py
@@ -60,6 +66,7 @@ wheel:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist build/wheel
 
 clean:
-	rm -rf $(VENV) $(VENV)-web build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
+	rm -rf $(VENV) $(VENV)-web $(VENV)-ansible build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ \
+		examples/__pycache__ examples/torture/__pycache__
 
-.PHONY: all test web cover torture bench lint install wheel clean
+.PHONY: all test web ansible cover torture bench lint install wheel clean

@@ -22,6 +22,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -2616,6 +2617,455 @@ def test_ids_that_look_like_something_else_stay_texts(cli, jobs, job_id):
     cli("run", "--id", job_id, "--startsecs", "20", "--", "true")
     assert json.loads(cli("status", job_id, "--json").stdout)["self_id"] == job_id
     assert list(jobs.list_status()) == [job_id]
+
+
+# ------ many machines ------
+#
+# Each host is an sshd of its own on 127.0.0.1, with its own keys and its own home, hence its own default store.
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+needs_sshd = pytest.mark.skipif(not (SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")),
+                                reason="needs sshd, ssh and ssh-keygen (Debian's openssh-server)")
+
+
+class Fleet:
+    """Real sshds: their names, their homes, and an ssh client's configuration that leads to them."""
+
+    def __init__(self, path):
+        self.path, self.config, self.sshds = path, path / "ssh_config", {}
+        self.env = {"NODEJOBS_SSH": "ssh -F %s" % self.config}
+        self.keygen("id")
+        (path / "known_hosts").write_text("")
+        self.config.write_text(textwrap.dedent("""\
+            Host dead
+                HostName 127.0.0.1
+                Port 1
+            Host *
+                IdentityFile {0}/id
+                IdentitiesOnly yes
+                UserKnownHostsFile {0}/known_hosts
+                GlobalKnownHostsFile /dev/null
+                StrictHostKeyChecking yes
+                LogLevel ERROR
+            """).format(path))
+
+    def keygen(self, name):
+        subprocess.check_call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.path / name)])
+
+    def add(self, name):
+        home = self.home(name)
+        (home / "bin").mkdir(parents=True)
+        self.keygen(name + ".key")
+        make_script(home / "bin" / "python3", '#!/bin/sh\nexec "%s" "$@"\n' % PYTHON, 0o755)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (self.path / (name + ".conf")).write_text(textwrap.dedent("""\
+            ListenAddress 127.0.0.1:%d
+            HostKey %s.key
+            AuthorizedKeysFile %s/id.pub
+            PidFile none
+            StrictModes no
+            UsePAM no
+            PermitRootLogin yes
+            Subsystem sftp internal-sftp
+            PasswordAuthentication no
+            KbdInteractiveAuthentication no
+            SetEnv HOME=%s PATH=%s/bin:/usr/local/bin:/usr/bin:/bin
+            """) % (port, self.path / name, self.path, home, home))
+        log = self.path / (name + ".log")
+        with open(str(log), "wb") as file:
+            self.sshds[name] = subprocess.Popen([SSHD, "-D", "-e", "-f", str(self.path / (name + ".conf"))],
+                                                stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        eventually(lambda: b"Server listening" in log.read_bytes() or self.sshds[name].poll() is not None)
+        assert self.sshds[name].poll() is None, log.read_text()
+        with open(str(self.path / "known_hosts"), "a") as file:
+            file.write("[127.0.0.1]:%d %s" % (port, (self.path / (name + ".key.pub")).read_text()))
+        self.config.write_text("Host %s\n    HostName 127.0.0.1\n    Port %d\n" % (name, port) + self.config.read_text())
+
+    def home(self, name):
+        return self.path / "homes" / name
+
+    def jobs(self, name):
+        return Jobs(self.home(name) / ".local/state/nodejobs")
+
+    def close(self):
+        for name, sshd in self.sshds.items():
+            jobs = self.jobs(name)
+            for job_id in jobs.list_status():
+                jobs.stop(job_id, grace=0)
+            sshd.terminate()
+            sshd.wait()
+        eventually(lambda: not self.processes())
+
+    def processes(self, *names):
+        """Return the pids whose environment has the home of one of these hosts."""
+        marks = [b"HOME=%s\0" % os.fsencode(str(self.home(name))) for name in names or self.sshds]
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and is_alive(int(name)):
+                with contextlib.suppress(OSError):
+                    environment = pathlib.Path("/proc", name, "environ").read_bytes()
+                    found += [int(name) for mark in marks if mark in environment]
+        return found
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    if is_root:
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # where a root's sshd locks its helper in
+    fleet = Fleet(tmp_path)
+    try:
+        fleet.add("web1")
+        fleet.add("web2")
+        yield fleet
+    finally:
+        fleet.close()
+
+
+@pytest.fixture
+def on(cli, fleet):
+    """Run the command line with --on; its output is text."""
+    return lambda hosts, *words, **options: cli("--on", hosts, *words, env=dict(fleet.env, **options.pop("env", {})),
+                                                **options)
+
+
+NASTY = ["a b", "$HOME", "*", "'", '"', "\\", "\\'", "", "\n", "é", os.fsdecode(b"\xff"), "-x", "--", "!!", "`id`", "~",
+         "$(id)", ";", "&&", "|", "#", "\t", "%s", "{a,b}", "x" * 100000]
+
+
+@needs_sshd
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX"])
+def test_every_word_arrives_on_the_other_machine_as_it_is(on, fleet, locale):
+    script = "import os, sys; print([os.fsencode(word) for word in sys.argv[1:]])"
+    done = on("web1", "run", "--id", "nasty 'id'", "--wait", "--", "python3", "-c", script, *NASTY, env={"LC_ALL": locale})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nasty 'id': finished (run 1, ")
+    words = ast.literal_eval(fleet.jobs("web1").job_logs("nasty 'id'")[0])
+    assert words == [os.fsencode(word) for word in NASTY]
+    assert on("web1", "run", "--id=-", "-c", "echo \"$0\" '*'; exit 3", "--wait").returncode == 3
+    assert fleet.jobs("web1").job_logs("-")[0] == "/bin/sh *\n"
+
+
+@needs_sshd
+def test_every_verb_works_on_another_machine_and_nothing_is_installed_there(on, cli, fleet, jobs):
+    done = on("web1", "run", "--id", "a", "--startsecs", "20", "--json", "-c", "echo out; echo err >&2; exit 4")
+    record = json.loads(done.stdout)
+    assert (done.returncode, record["status"], record["exit_code"]) == (0, "failed", 4)
+    assert record["logdir"].startswith(str(fleet.home("web1") / ".local/state/nodejobs/a/"))
+    assert "why          exit code 4" in on("web1", "status", "a").stdout
+    assert json.loads(on("web1", "list", "--json").stdout)[0]["self_id"] == "a"
+    done = on("web1", "logs", "a")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")
+    assert on("web1", "wait", "a").returncode == 4
+    on("web1", "run", "--id", "b", "--", "sleep", "1000")
+    assert on("web1", "wait", "b", "--timeout", "0").returncode == 124
+    assert on("web1", "stop", "b").stdout.startswith("b: stopped by SIGTERM (run 1, ")
+    assert on("web1", "history", "b").stdout.startswith("RUN")
+    assert on("web1", "remove", "b").returncode == 0
+    assert on("web1", "prune", "--keep", "0").stdout == "removed 1 run\n"
+    done = on("web1", "status", "a")
+    assert done.returncode == 125 and done.stderr.startswith("nodejobs: ") and "'a'" in done.stderr
+    assert not jobs.list_status() and not fleet.jobs("web2").list_status()
+    assert sorted(os.listdir(str(fleet.home("web1")))) == [".local", "bin"]
+
+
+@needs_sshd
+def test_the_bytes_of_one_host_pass_through_untouched(cli, fleet, store):
+    content = bytes(range(256)) * 1000 + b"no newline"
+    (fleet.home("web1") / "content").write_bytes(content)
+    words = [PYTHON, str(FILE), "--on", "web1"]
+    env = dict(os.environ, **fleet.env)
+    subprocess.check_call(words + ["run", "--id", "a", "-c", "cat ~/content; cat ~/content >&2", "--wait"], env=env)
+    done = subprocess.run(words + ["logs", "a"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, content, content)
+
+
+@needs_sshd
+def test_lines_of_several_hosts_have_their_name_and_are_never_mixed(on, fleet):
+    script = ("import os, sys\nfor n in range(3000):\n"
+              "    for part in ('line ', '%d ' % n, 'x' * (n % 99) + '\\n'): os.write(1 + n % 2, part.encode())\n"
+              "os.write(1, b'\\xff no newline')\n")
+    assert on("web1,web2", "run", "--id", "a", "--wait", "--", "python3", "-c", script).returncode == 0
+    done = subprocess.run([PYTHON, str(FILE), "--on", "web2,web1,web2", "logs", "a"], env=dict(os.environ, **fleet.env),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    expected = [("line %d %s" % (n, "x" * (n % 99))).encode() for n in range(3000)]
+    assert done.returncode == 0
+    for host in (b"web1: ", b"web2: "):
+        for output, lines in ((done.stdout, expected[::2] + [b"\xff no newline"]), (done.stderr, expected[1::2])):
+            assert [line[6:] for line in output.split(b"\n") if line.startswith(host)] == lines
+    assert len(done.stdout.splitlines()) == 3002 and len(done.stderr.splitlines()) == 3000
+    assert done.stdout.endswith(b"\n")
+
+
+@needs_sshd
+def test_several_hosts_work_at_the_same_time_and_the_largest_exit_code_counts(on, fleet):
+    other = "until [ -e ~/../%s/here ]; do sleep 0.01; done"
+    line = "touch ~/here; %s; %s; exit $(basename $HOME | tr -d web)" % (other % "web1", other % "web2")
+    done = on("web1,web2", "run", "--id", "meet", "--timeout", "50s", "--wait", "-c", line)
+    assert done.returncode == 2
+    assert re.sub(r"\d\.\ds", "Ns", "".join(sorted(done.stdout.splitlines(True)))) == (
+        "web1: meet: failed: exit code 1 (run 1, Ns)\nweb2: meet: failed: exit code 2 (run 1, Ns)\n")
+    assert on("web2,web1", "wait", "meet").returncode == 2
+    assert on("web1", "wait", "meet").returncode == 1
+
+
+@needs_sshd
+def test_a_host_that_cannot_be_reached_is_told_and_the_others_do_their_part(on, fleet):
+    done = on("dead", "list")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines()[-1] == "nodejobs: dead: not reached; `ssh -F %s -T dead true` has to work" % fleet.config
+    done = on("web1,dead,web2", "run", "--id", "a", "--wait", "--", "echo", "hi")
+    assert done.returncode == 125
+    assert sorted(line.partition(" (")[0] for line in done.stdout.splitlines()) == ["web1: a: finished", "web2: a: finished"]
+    assert "dead: ssh: connect to host" in done.stderr and "nodejobs: dead: not reached; `ssh" in done.stderr
+    done = on("web1,dead", "wait", "a", env={"NODEJOBS_SSH": "/no/such/ssh"})
+    assert done.returncode == 125 and done.stdout == ""
+    assert done.stderr.splitlines() == ["nodejobs: %s: cannot start /no/such/ssh: No such file or directory; name your "
+                                        "ssh in $NODEJOBS_SSH" % host for host in ("web1", "dead")]
+    assert on("web1", "list", env={"NODEJOBS_PYTHON": "/no/such/python3"}).returncode == 127
+
+
+@needs_sshd
+def test_ssh_and_a_command_share_the_code_255_and_that_is_said(on):
+    done = on("web1", "run", "--id", "a", "--wait", "-c", "exit 255")
+    assert done.returncode == 125
+    assert done.stderr == ("nodejobs: web1: the connection was lost, or the exit code there is 255; what runs there "
+                           "goes on\n")
+    assert json.loads(on("web1", "status", "a", "--json").stdout)["exit_code"] == 255
+
+
+@needs_sshd
+def test_json_of_several_hosts_is_an_object_by_host(on, fleet):
+    on("web1", "run", "--id", "a", "--wait", "--", "true")
+    done = on("web1,web2,dead", "list", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 125 and list(answer) == ["web1", "web2", "dead"]
+    assert [record["self_id"] for record in answer["web1"]] == ["a"] and (answer["web2"], answer["dead"]) == ([], None)
+    done = on("web1,web2", "status", "a", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 125 and answer["web1"]["status"] == "finished" and answer["web2"] is None
+    assert done.stderr.startswith("web2: nodejobs: ") and len(done.stderr.splitlines()) == 1
+    make_script(fleet.home("web2") / "bin" / "python3", "#!/bin/sh\necho hello\n", 0o755)
+    done = on("web1,web2", "list", "--json")
+    assert done.returncode == 125 and json.loads(done.stdout)["web2"] is None
+    assert done.stderr == "nodejobs: web2: its answer is no JSON: 'hello'\n"
+    assert list(json.loads(on("web1,", "list", "--json").stdout)) == ["web1"], "a list of one is a list"
+    assert on("web1,", "wait", "a").stdout.startswith("web1: a: finished")
+
+
+@needs_sshd
+def test_the_store_is_the_default_one_there_or_the_one_that_is_named(cli, on, fleet, store):
+    assert on("web1", "run", "--id", "a", "--wait", "--", "true").returncode == 0
+    assert list(fleet.jobs("web1").list_status()) == ["a"] and not store.exists()
+    for words in (["--db", "%s/my db" % fleet.home("web1"), "--on", "web1", "run", "--id", "b"],
+                  ["--on", "web1", "run", "--db=%s/my db" % fleet.home("web1"), "--id", "c"]):
+        assert cli(*words, "--wait", "--", "true", env=fleet.env).returncode == 0
+    assert list(Jobs(fleet.home("web1") / "my db").list_status()) == ["b", "c"]
+    assert list(fleet.jobs("web1").list_status()) == ["a"]
+
+
+@pytest.mark.parametrize("hosts", ["", ",", "web1,,", ",web1", "-oProxyCommand=id", "web1,-v", "me@-v", "a b", "a;b", "$(id)", "a\nb", "@"])
+def test_what_is_no_host_is_refused_before_ssh_sees_it(cli, tmp_path, hosts):
+    make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
+    done = cli("--on=" + hosts, "list", env={"NODEJOBS_SSH": str(tmp_path / "ssh")})
+    assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "seen").exists()
+    assert re.match(r"^nodejobs: --on: '.*' is no host; say web1, or me@web1,web2, as ssh takes them\n$", done.stderr)
+
+
+def test_wrong_usage_is_told_before_ssh_is_started(cli, tmp_path):
+    make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
+    env = {"NODEJOBS_SSH": str(tmp_path / "ssh")}
+    for words, text in ((["lsit"], "did you mean 'list'?"), (["list", "--jsno"], "did you mean --json?"), (["wait"], "takes ID"),
+                        (["list", "--on", "web2"], "there is no option --on, it goes before the verb")):
+        done = cli("--on", "web1", *words, env=env)
+        assert done.returncode == 2 and text in done.stderr, words
+    assert cli("--on", "web1", "list", "--help", env=env).stdout.startswith("usage: python3 nodejobs.py list")
+    assert not (tmp_path / "seen").exists()
+    assert cli("--on", "web1", "list", env=env).returncode == 0 and (tmp_path / "seen").exists()
+
+
+def test_read_from_standard_input_it_cannot_send_itself_and_says_so():
+    with open(str(FILE), "rb") as file:
+        done = subprocess.run([PYTHON, "-", "--on", "web1", "list"], stdin=file, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+    assert (done.returncode, done.stdout) == (125, "") and len(done.stderr.splitlines()) == 1
+    assert "read from standard input" in done.stderr and "save it" in done.stderr
+
+
+@needs_sshd
+def test_it_sends_itself_from_a_zip_and_from_a_package(fleet, tmp_path):
+    (tmp_path / "myapp").mkdir()
+    (tmp_path / "myapp" / "__init__.py").write_text("")
+    shutil.copy(str(FILE), str(tmp_path / "myapp" / "nodejobs.py"))
+    with zipfile.ZipFile(str(tmp_path / "app.zip"), "w") as archive:
+        archive.write(str(FILE), "nodejobs.py")
+    for place, module in ((tmp_path, "myapp.nodejobs"), (tmp_path / "app.zip", "nodejobs")):
+        script = "import sys; sys.path.insert(0, %r); from %s import main; sys.exit(main())" % (str(place), module)
+        done = subprocess.run([PYTHON, "-c", script, "--on", "web1", "run", "--wait", "--id", module, "--", "true"],
+                              env=dict(os.environ, **fleet.env), cwd="/", stdout=subprocess.PIPE, universal_newlines=True)
+        assert done.returncode == 0 and done.stdout.startswith("%s: finished (run 1" % module)
+
+
+@needs_sshd
+def test_a_job_there_outlives_the_connection_and_the_sshd(on, fleet):
+    done = on("web1", "run", "--id", "a", "--", "sh", "-c", "until [ -e ~/go ]; do sleep 0.01; done; echo done")
+    assert done.returncode == 0 and done.stdout.startswith("a: running")
+    fleet.sshds["web1"].terminate()
+    fleet.sshds["web1"].wait()
+    assert fleet.jobs("web1").get_status("a").status == STATUS.c_running
+    (fleet.home("web1") / "go").write_text("")
+    assert fleet.jobs("web1").wait("a", 20).status == STATUS.c_finished
+    assert fleet.jobs("web1").job_logs("a") == ("done\n", "")
+
+
+@needs_sshd
+@pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_ends_ssh_and_whoever_waits_there_but_no_job(fleet, hosts, number, tmp_path):
+    command = [PYTHON, str(FILE), "--on", hosts, "run", "--id", "a", "--wait", "--", "sleep", "1000"]
+    process = subprocess.Popen(command, env=dict(os.environ, **fleet.env), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    names = hosts.split(",")
+    try:
+        for name in names:
+            eventually(lambda: (fleet.jobs(name).get_status("a") or JobRecord(self_id="a")).status == STATUS.c_running)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, out) == (130, "")
+    assert err == "nodejobs: interrupted; what was started on %s goes on\n" % ", ".join(names)
+    for name in names:
+        record = fleet.jobs(name).get_status("a")
+        assert record.status == STATUS.c_running
+        eventually(lambda: set(fleet.processes(name)) == {record.monitor_pid, record.last_pid})
+
+
+@needs_sshd
+def test_a_reader_that_has_enough_ends_it(fleet):
+    env = dict(os.environ, **fleet.env)
+    words = [PYTHON, str(FILE), "--on", "web1,web2"]
+    subprocess.check_call(words + ["run", "--id", "a", "--wait", "-c", "seq 200000"], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words + ["logs", "a"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b"web")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+    process.stderr.close()
+
+
+def at_a_terminal(words, env, answer):
+    """Run words as a terminal's session; answer what matches; return what was shown, and the exit code."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(words[0], words, env)
+    shown = b""
+    try:
+        while True:
+            assert select.select([terminal], [], [], 60)[0], shown
+            shown += os.read(terminal, 65536)
+            if answer and answer[0] in shown:
+                os.write(terminal, answer[1])
+                answer = None
+    except OSError:  # how a terminal ends
+        pass
+    finally:
+        os.close(terminal)
+    return shown.decode(), os.waitpid(pid, 0)[1] >> 8
+
+
+@needs_sshd
+def test_one_host_may_ask_on_the_terminal_and_several_never_do(fleet):
+    (fleet.path / "known_hosts").write_text("")
+    env = dict(os.environ, NODEJOBS_SSH="ssh -o StrictHostKeyChecking=ask -F %s" % fleet.config)
+    words = [PYTHON, str(FILE), "--on", "web1,web2", "list"]
+    shown, code = at_a_terminal(words, env, None)
+    assert code == 125 and "continue connecting" not in shown
+    assert shown.count("Host key verification failed") == shown.count("has to work without a question") == 2
+    shown, code = at_a_terminal(words[:3] + ["web1", "list"], env, (b"continue connecting", b"yes\n"))
+    assert code == 0 and "no jobs in %s" % fleet.home("web1") in shown
+
+
+@needs_sshd
+def test_tables_fit_the_terminal_here(on, fleet):
+    on("web1,web2", "run", "--id", "a", "--wait", "--", "echo", "x" * 100)
+    for hosts in ("web1", "web1,web2"):
+        lines = on(hosts, "list", env={"COLUMNS": "90"}).stdout.splitlines()
+        assert max(map(len, lines)) == 90
+    assert max(map(len, on("web1", "list").stdout.splitlines())) > 150
+    on("web1", "run", "--id", "b", "--wait", "-c", "echo $COLUMNS", env={"COLUMNS": "90"})
+    assert fleet.jobs("web1").job_logs("b")[0] == "\n", "a command there does not get our width"
+
+
+@needs_sshd
+def test_a_shared_connection_that_stays_does_not_hold_it_up(on, fleet):
+    env = {"NODEJOBS_SSH": "ssh -F %s -oControlMaster=auto -oControlPersist=300 -oControlPath=%s/%%n.sock"
+                           % (fleet.config, os.path.relpath(str(fleet.path)))}
+    try:
+        for _ in range(2):
+            done = on("web1,web2", "list", env=env, timeout=30, cwd=os.getcwd())
+            assert done.returncode == 0 and len(done.stderr.splitlines()) == 2
+            assert {"web1.sock", "web2.sock"} <= set(os.listdir(str(fleet.path)))
+    finally:
+        for name in ("web1", "web2"):
+            subprocess.call(env["NODEJOBS_SSH"].split() + ["-O", "exit", name], stderr=subprocess.DEVNULL)
+
+
+@needs_sshd
+def test_the_fleet_example_patches_all_and_tells_which_failed(fleet, newcomer):
+    home, env = newcomer
+    env.update(fleet.env)
+    words = ["sh", HERE / "examples" / "fleet_patch.sh"]
+    line = 'echo patching; test ! -e ~/broken || { echo "no space left" >&2; exit 100; }'
+    (fleet.home("web2") / "broken").write_text("")
+    done = run_example(newcomer, *words, "web1,web2,dead", line)
+    assert done.returncode == 125, "dead cannot be reached, which is worse than 100"
+    assert re.search(r"^web1: patch: finished \(run 1, ", done.stdout, re.M)
+    assert re.search(r"^web2: patch: failed: exit code 100 \(run 1, ", done.stdout, re.M)
+    assert "web2:   | no space left\n" in done.stderr and "nodejobs: dead: not reached" in done.stderr
+    assert done.stdout.endswith("FAILED  web2: exit code 100\nFAILED  dead: not reached\n1 of 3 patched\n")
+    (fleet.home("web2") / "broken").unlink()
+    done = run_example(newcomer, *words, "web1,web2", line)
+    assert done.returncode == 0 and done.stdout.endswith("\n2 of 2 patched\n")
+    assert done.stderr == "web1: nodejobs: patch is fresh; nothing was started\n"
+    assert [fleet.jobs(name).get_status("patch").run for name in ("web1", "web2")] == [1, 2]
+    assert run_example(newcomer, *words, "web1", line).stdout.endswith("\n1 of 1 patched\n")
+    assert run_example(newcomer, *words, "-v").returncode == 2
+    assert run_example(newcomer, *words).stderr == "usage: fleet_patch.sh HOST,... [SHELL-LINE]\n"
+
+
+PLAYBOOK = HERE / ".venv-ansible" / "bin" / "ansible-playbook"
+
+
+@needs_sshd
+@pytest.mark.skipif(not PLAYBOOK.exists(), reason="needs Ansible: make ansible")
+def test_the_ansible_example_runs_a_job_once_and_fails_where_it_failed(fleet, newcomer):
+    home, env = newcomer
+    env.update(LC_ALL="C.UTF-8", ANSIBLE_HOME=str(home / "ansible"), ANSIBLE_LOCALHOST_WARNING="0", ANSIBLE_NOCOLOR="1",
+               ANSIBLE_SSH_ARGS="-F %s -oControlMaster=no" % fleet.config)
+
+    def play(*words):
+        done = run_example(newcomer, PLAYBOOK, "-i", "web1,web2,", HERE / "examples" / "ansible" / "job.yml",
+                           "-e", "ansible_python_interpreter=" + PYTHON, "-e", "python=" + PYTHON, *words)
+        recap = {host: dict(re.findall(r"(\w+)=(\d+)", counts)) for host, counts
+                 in re.findall(r"^(web\d) +: (.*)$", done.stdout, re.M)}
+        return done, [(recap[host]["changed"], recap[host]["failed"], recap[host]["unreachable"]) for host in ("web1", "web2")]
+
+    line = json.dumps({"job_id": "tidy up", "line": 'echo "it\'s $HOME"; test ! -e ~/broken || { echo oh >&2; exit 3; }'})
+    assert play("--check", "-e", line)[0].returncode == 0 and not fleet.jobs("web1").list_status()
+    (fleet.home("web2") / "broken").write_text("")
+    done, recap = play("-e", line)
+    assert recap == [("2", "0", "0"), ("2", "1", "0")] and done.returncode == 2, done.stdout + done.stderr
+    for name in ("web1", "web2"):
+        assert "it's %s" % fleet.home(name) in done.stdout
+    assert "tidy up: finished (run 1, " in done.stdout and "tidy up: failed: exit code 3 (run 1, " in done.stdout
+    (fleet.home("web2") / "broken").unlink()
+    done, recap = play("-e", line)
+    assert recap == [("0", "0", "0"), ("1", "0", "0")] and done.returncode == 0, done.stdout + done.stderr
+    done, recap = play("-e", line)
+    assert recap == [("0", "0", "0"), ("0", "0", "0")] and done.returncode == 0, done.stdout + done.stderr
+    assert [fleet.jobs(name).get_status("tidy up").run for name in ("web1", "web2")] == [1, 2]
 
 
 # ------ under attack ------
