@@ -25,6 +25,7 @@ Command line:
     python3 nodejobs.py wait sync build
     python3 nodejobs.py stop sync
     python3 nodejobs.py history sync
+    python3 nodejobs.py --on web1,web2 list           # there, through ssh; any verb, nothing to install
     python3 nodejobs.py VERB --help
 
 On disk:

@@ -2956,23 +2956,25 @@ def test_a_reader_that_has_enough_ends_it(fleet):
 
 
 def at_a_terminal(words, env, answer):
-    """Run words as a terminal's session; answer what matches; return what was shown, and the exit code."""
+    """Run words as a terminal's session, type the answer (when, what); return what was shown, and the exit code."""
     pid, terminal = pty.fork()
     if not pid:
         os.execve(words[0], words, env)
-    shown = b""
+    shown, deadline = b"", time.monotonic() + 60
     try:
         while True:
-            assert select.select([terminal], [], [], 60)[0], shown
-            shown += os.read(terminal, 65536)
-            if answer and answer[0] in shown:
+            if answer and answer[0](shown):
                 os.write(terminal, answer[1])
                 answer = None
+            if select.select([terminal], [], [], 0.01)[0]:
+                shown += os.read(terminal, 65536)
+            assert time.monotonic() < deadline, shown
     except OSError:  # how a terminal ends
         pass
     finally:
-        os.close(terminal)
-    return shown.decode(), os.waitpid(pid, 0)[1] >> 8
+        os.close(terminal)  # hangs up, where it has not ended
+        status = os.waitpid(pid, 0)[1]
+    return shown.decode(), status >> 8
 
 
 @needs_sshd
@@ -2983,8 +2985,22 @@ def test_one_host_may_ask_on_the_terminal_and_several_never_do(fleet):
     shown, code = at_a_terminal(words, env, None)
     assert code == 125 and "continue connecting" not in shown
     assert shown.count("Host key verification failed") == shown.count("has to work without a question") == 2
-    shown, code = at_a_terminal(words[:3] + ["web1", "list"], env, (b"continue connecting", b"yes\n"))
+    shown, code = at_a_terminal(words[:3] + ["web1", "list"], env, (lambda shown: b"continue connecting" in shown, b"yes\n"))
     assert code == 0 and "no jobs in %s" % fleet.home("web1") in shown
+
+
+@needs_sshd
+@pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
+def test_control_c_at_the_terminal_ends_the_waiting_and_no_job(on, fleet, hosts):
+    on(hosts, "run", "--id", "a", "--", "sleep", "1000")
+    words = [PYTHON, str(FILE), "--on", hosts, "run", "--id", "b", "--wait", "-c", "touch ~/ready; sleep 1000"]
+    ready = [fleet.home(name) / "ready" for name in hosts.split(",")]
+    shown, code = at_a_terminal(words, dict(os.environ, **fleet.env),
+                                (lambda shown: all(path.exists() for path in ready), b"\3"))
+    assert code == 130 and "nodejobs: interrupted; what was started on %s goes on" % hosts.replace(",", ", ") in shown
+    assert "Traceback" not in shown and "not reached" not in shown and "lost" not in shown
+    for name in hosts.split(","):
+        assert [fleet.jobs(name).get_status(job_id).status for job_id in "ab"] == ["running"] * 2
 
 
 @needs_sshd
@@ -3010,6 +3026,19 @@ def test_a_shared_connection_that_stays_does_not_hold_it_up(on, fleet):
     finally:
         for name in ("web1", "web2"):
             subprocess.call(env["NODEJOBS_SSH"].split() + ["-O", "exit", name], stderr=subprocess.DEVNULL)
+
+
+@needs_sshd
+def test_what_an_ssh_leaves_behind_does_not_hold_it_up(on, fleet):
+    """Before OpenSSH 8.5, such a master kept the stderr that it was started with."""
+    script = "#!/bin/sh\nsleep 1000 > /dev/null < /dev/null &\necho $! >> %s/pids\nexec ssh -F %s \"$@\"\n"
+    make_script(fleet.path / "ssh", script % (fleet.path, fleet.config), 0o755)
+    try:
+        done = on("web1,web2", "list", env={"NODEJOBS_SSH": str(fleet.path / "ssh")}, timeout=30)
+        assert done.returncode == 0 and len(done.stderr.splitlines()) == 2
+    finally:
+        for pid in (fleet.path / "pids").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 @needs_sshd
