@@ -272,14 +272,19 @@ def follow(jobs, rounds):
 def command_line(jobs, rounds):
     words = [sys.executable, str(FILE), "--db", jobs.db_path]
     jobs.run(["true"], "cli")
-    base, status, run = [], [], []
+    prefix = jobs.db_path + "-usr"
+    spawn("make", "-C", str(HERE.parent), "install", "PREFIX=" + prefix, "PYTHON=" + PYTHON, check=True)
+    installed = [sys.executable, prefix + "/bin/nodejobs", "--db", jobs.db_path]
+    base, status, run, quick = [], [], [], []
     for _ in range(rounds):
         base.append(timed(floor))
+        quick.append(timed(lambda: spawn(*installed, "status", "cli", check=True)))
         status.append(timed(lambda: spawn(*words, "status", "cli")))
         run.append(timed(lambda: spawn(*words, "run", "--id", "cli-run", "--startsecs", "0", "--", "true")))
         jobs.wait("cli-run")
     yield Result("CLI status / bare Python", "ms", status, base, 5)
     yield Result("CLI run / bare Python", "ms", run, base, 7)
+    yield Result("CLI status, installed / bare Python", "ms", quick, base, 5)
 
 
 @row
