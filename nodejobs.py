@@ -3394,7 +3394,8 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
                 process = subprocess.Popen(ssh + [host, os.environ.get("NODEJOBS_PYTHON") or "python3", "-"],
                                            stdin=subprocess.PIPE, stdout=pipe, stderr=pipe)
             except OSError as error:
-                complain("%s: cannot start %s: %s; name your ssh in $NODEJOBS_SSH" % (host, ssh[0], error.strerror))
+                complain("%s: cannot start %s: %s; %s" % (host, ssh[0], error.strerror, "name fewer hosts at once" if
+                         error.errno in TOO_FEW else "name your ssh in $NODEJOBS_SSH"))
                 worst = EXIT_ERROR
                 continue
             running[host] = process

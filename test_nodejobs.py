@@ -2827,6 +2827,18 @@ def test_a_host_that_cannot_be_reached_is_told_and_the_others_do_their_part(on, 
 
 
 @needs_sshd
+def test_more_hosts_than_descriptors_are_told_one_by_one(fleet):
+    hosts = ["web1"] + ["dead-%d" % number for number in range(40)]
+    fleet.config.write_text("Host dead-*\n    ProxyCommand false\n" + fleet.config.read_text())
+    done = subprocess.run(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", PYTHON, str(FILE), "--on", ",".join(hosts), "list"],
+                          env=dict(os.environ, **fleet.env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "\nnodejobs: dead-39: cannot start ssh: Too many open files; name fewer hosts at once\n" in done.stderr
+    assert "\nnodejobs: dead-0: not reached; " in done.stderr and "web1: nodejobs: no jobs in " in done.stderr
+
+
+@needs_sshd
 def test_ssh_and_a_command_share_the_code_255_and_that_is_said(on):
     done = on("web1", "run", "--id", "a", "--wait", "-c", "exit 255")
     assert done.returncode == 125
