@@ -2904,7 +2904,10 @@ def complain_of(jobs: Jobs, *unknown: str) -> int:
     """Say that there are no such jobs, and which the user may have meant; return the exit code."""
     for job_id in unknown:
         import difflib
-        near = difflib.get_close_matches(job_id, [known for known, _ in jobs.store.job_dirs()][:5000], 1)
+        try:
+            near = difflib.get_close_matches(job_id, [known for known, _ in jobs.store.job_dirs()][:5000], 1)
+        except OSError:  # it may not be listed
+            near = []
         complain(str(UnknownJob(job_id, None, jobs.db_path)) + ("; did you mean %r?" % near[0] if near else ""))
     return EXIT_ERROR if unknown else 0
 

@@ -2721,6 +2721,18 @@ def test_a_newcomer_is_told_the_way_out(cli, jobs, tmp_path):
     assert cli("remove", "backup").stdout == "backup: removed\n"
 
 
+@needs_root
+def test_a_store_that_may_not_be_listed_is_no_reason_for_another_error(jobs, store, tmp_path):
+    jobs.run(["true"], "backup", startsecs=20)
+    open_to_others(tmp_path)
+    readable = tmp_path / "nodejobs.py"
+    shutil.copy(str(FILE), str(readable))
+    readable.chmod(0o644)
+    done = subprocess.run(["/usr/bin/env", "python3", str(readable), "--db", str(store), "status", "bakup"], stderr=subprocess.PIPE,
+                          preexec_fn=lambda: os.setuid(65534), cwd="/", universal_newlines=True)
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1) and "there is no job 'bakup'" in done.stderr
+
+
 def test_unknown_ids_are_told_at_once_and_the_others_are_waited_for(cli, jobs):
     jobs.run("sleep 0.2; exit 3", "a", startsecs=0)
     done = cli("wait", "a", "unknown", "--json")
