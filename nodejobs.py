@@ -3526,8 +3526,8 @@ class Options:
                 break
             flag, equals, value = word.partition("=") if word[:2] == "--" else (word[:2], word[2:], word[2:])
             flag = "--help" if flag == "-h" else flag
-            if flag == "--json" and not intermixed:
-                raise SchemaError("--json goes after the verb, as in `list --json` (and before the command of `run`)")
+            if flag == "--json" and flag not in flags:
+                raise SchemaError("--json goes after the verb, as in `list --json`")
             if flag not in flags:
                 import difflib
                 near = difflib.get_close_matches(flag, flags, 1)
