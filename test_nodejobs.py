@@ -2473,15 +2473,18 @@ def test_waiting_on_a_terminal_draws_a_bar_that_is_gone_when_done(jobs, screen, 
     os.mkfifo(str(tmp_path / "fifo"))
     jobs.run("read line < %s" % (tmp_path / "fifo"), "a", startsecs=0)
     waiter = screen("wait", "a")
-    waiter.until(r"\ra: \[.*about 29\.\ds left.*\ra: \[.*about 2[0-8]\.\ds left")
+    waiter.until(r"\ra: \[[#-]{20}\] \d+%, about (\d+\.\ds) left.*\ra: \[[#-]{20}\] \d+%, about (?!\1)\d+\.\ds left")
     assert "\n" not in waiter.output
     (tmp_path / "fifo").write_text("go\n")
     assert waiter.end() == 0
     assert re.search(r"\r\x1b\[Ka: finished \(run 2, \d+\.\ds\)\r\n$", waiter.output)
     assert "[" not in cli("wait", "a").stderr
     with_history(jobs, "b", 30.0)
-    runner = screen("run", "--id", "b", "--wait", "--startsecs", "0", "-c", "sleep 0.5; exit 3", columns=40)
-    assert runner.end() == 3 and "b: [" in runner.output
+    runner = screen("run", "--id", "b", "--wait", "--startsecs", "0", "-c", "read line < %s; exit 3" % (tmp_path / "fifo"),
+                    columns=40)
+    runner.until(r"b: \[")
+    (tmp_path / "fifo").write_text("go\n")
+    assert runner.end() == 3
     assert all(len(part) < 40 for part in re.split(r"[\r\n]|\x1b\[K", runner.output))
 
 
