@@ -3,7 +3,8 @@
 # make torture  attacks on every promise, at full size, and a table of what came of them
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
-# make install  PREFIX=/usr/local: the command `nodejobs`
+# make install  PREFIX=/usr/local: the command `nodejobs`, compiled once: twice as fast as the script
+# make web ansible   environments (.venv-web, .venv-ansible) for the tests of those examples, skipped without them
 # make wheel    dist/nodejobs-*.whl: `import nodejobs` and the command `nodejobs`
 
 PYTHON ?= python3
@@ -13,13 +14,28 @@ RUN = $(VENV)/bin/python
 
 all: test
 
-# Without ensurepip (Debian splits it off) the pip of $(PYTHON) fills the environment from outside.
+# Make a virtual environment, $(1), with some packages, $(2). Without ensurepip (Debian splits it off) the pip of
+# $(PYTHON) fills it from outside.
+define environment
+rm -rf $(1)
+$(PYTHON) -m venv --without-pip $(1)
+$(PYTHON) -m pip --python $(1)/bin/python install --quiet $(2) || { \
+	$(PYTHON) -m venv --clear $(1) && $(1)/bin/python -m pip install --quiet $(2); }
+touch $(1)/ready
+endef
+
 $(VENV)/ready: Makefile
-	rm -rf $(VENV)
-	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(RUN) install --quiet pytest pytest-cov || { \
-		$(PYTHON) -m venv --clear $(VENV) && $(RUN) -m pip install --quiet pytest pytest-cov; }
-	touch $@
+	$(call environment,$(VENV),pytest pytest-cov)
+
+$(VENV)-web/ready: Makefile
+	$(call environment,$(VENV)-web,fastapi uvicorn)
+
+$(VENV)-ansible/ready: Makefile
+	$(call environment,$(VENV)-ansible,ansible-core)
+
+web: $(VENV)-web/ready
+
+ansible: $(VENV)-ansible/ready
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -q -rs test_nodejobs.py
@@ -40,8 +56,12 @@ lint: $(VENV)/ready
 	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py examples/torture/*.py
 
 install:
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 nodejobs.py $(DESTDIR)$(PREFIX)/bin/nodejobs
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/nodejobs
+	install -m 644 nodejobs.py $(DESTDIR)$(PREFIX)/lib/nodejobs
+	$(PYTHON) -m compileall -q -d $(PREFIX)/lib/nodejobs $(DESTDIR)$(PREFIX)/lib/nodejobs
+	printf '%s\n' '#!/usr/bin/env python3' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/nodejobs")' \
+		'from nodejobs import main' 'sys.exit(main())' > $(DESTDIR)$(PREFIX)/bin/nodejobs
+	chmod 755 $(DESTDIR)$(PREFIX)/bin/nodejobs
 
 wheel:
 	rm -rf build dist
@@ -50,6 +70,7 @@ wheel:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist build/wheel
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ examples/__pycache__
+	rm -rf $(VENV) $(VENV)-web $(VENV)-ansible build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ \
+		examples/__pycache__ examples/torture/__pycache__
 
-.PHONY: all test cover torture bench lint install wheel clean
+.PHONY: all test web ansible cover torture bench lint install wheel clean

@@ -25,6 +25,7 @@ Command line:
     python3 nodejobs.py wait sync build
     python3 nodejobs.py stop sync
     python3 nodejobs.py history sync
+    python3 nodejobs.py --on web1,web2 list           # there, through ssh; any verb, nothing to install
     python3 nodejobs.py VERB --help
 
 On disk:
@@ -35,7 +36,8 @@ On disk:
           journal.jsonl        one JSON object per change of state; the record is all of them together
           stdout.log           exactly the bytes that the command wrote
           stderr.log
-          lock                 held by the run's monitor for as long as it lives
+          stdout.NNN.log       with max_log: what came before, NNN bytes after the beginning
+          lock                 held by the run's monitor until it has written the end
 
 The protocol. Code that keeps a rule names it.
  1. Who starts or removes runs of a job holds the job's lock, and makes a run's directory by mkdir
@@ -53,13 +55,18 @@ The protocol. Code that keeps a rule names it.
     bytes say what failed.
  6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
     Who reads an end status can rely on it after a power cut; if the second line is missing, the
-    first one, once the lock is free, says the same.
+    first one, once the lock is free, says the same. The journal's last block has room for them
+    from the start; where the disk refuses them all the same, the monitor frees the lock and tries on.
  7. A process is a pid plus its start time, and is signalled through a pidfd where there is one.
  8. Readers never write, and need no write permission.
+ 9. The monitor adopts what the command orphans. It outlives its command for as long as anything of
+    that still runs, so that stop can find it; a job that was asked to stop ends when all of it has.
+10. Nothing is opened through a link, and a run's directory is used only if it is the one we made.
 
 Not promised: restarts, notifications, anything that runs when no job runs; the exit code of a command
-whose monitor was killed (then the job is "lost" once the command is gone); that a process which left
-its session *and* scrubbed its environment *and* was orphaned before anybody looked is found by stop.
+whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
+left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
+not adopt it (minimal Pythons, emulators).
 """
 
 import errno
@@ -79,7 +86,8 @@ if TYPE_CHECKING:
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
 __version__ = "1.0.0"
-__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "NodejobsError",
+__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "JobEvent",
+           "NodejobsError",
            "SchemaError", "StoreError", "UnknownJob", "JobRunning", "CannotStop"]
 
 
@@ -107,6 +115,7 @@ JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line 
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # something else lies in a file's place: a directory, link, socket
 FORMAT = 1            # of the journal; a reader that knows less says so
+FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
 
@@ -126,7 +135,7 @@ class StoreError(NodejobsError):
         self.path = path
 
 
-class UnknownJob(NodejobsError):
+class UnknownJob(NodejobsError, ValueError):
     """There is no such job, or no such run of it, in this store."""
 
     def __init__(self, job_id: str, run: "Optional[int]", db_path: str) -> None:
@@ -495,6 +504,18 @@ class JobFilter(JobRecord):
         """Tell whether the record has one of the wanted values under every key of the filter."""
         return all(any(glob_match(record.get(key), choice) for choice in choices)
                    for key, choices in self.items())
+
+
+class JobEvent(BaseData):
+    """What happened to a job that is followed: output, another status, or nothing for a while (see Jobs.bind)."""
+
+    type = Field(str, required=True, doc='"stdout", "stderr", "status" or "heartbeat"')
+    job_id = Field(str, required=True)
+    text = Field(str, doc="new output, whole characters; bytes that are no UTF-8 are U+FFFD")
+    status = Field(str, doc="one of JobRecord.Status")
+    seq = Field(int, doc="1, 2, 3 ..., also across reconnects")
+    id = Field(str, doc="where to go on after this event: pass it as last_event_id")
+    ts = Field(str, doc="when it was seen, UTC")
 
 
 class JobRecordDict(dict):  # type: ignore[type-arg]
@@ -957,12 +978,16 @@ class Linux(Posix):
             fd = os.open("/proc/%d/task/%d/children" % (parent, parent), os.O_RDONLY)  # since Linux 3.5
         except OSError:
             return []
+        pids = part = b""
         try:
-            return [int(pid) for pid in os.read(fd, 65536).split()]
+            while part or not pids:
+                part = os.read(fd, 65536)  # the kernel gives a page at a time
+                pids += part or b"\n"
         except OSError:
-            return []
+            pass
         finally:
             os.close(fd)
+        return [int(pid) for pid in pids.split()]
 
     def start_time(self, pid: int) -> "Optional[int]":
         row = self.row(pid)
@@ -1219,38 +1244,112 @@ def older_logs(path: str) -> "List[Tuple[int, str]]":
     return sorted([(int(number), "%s/%s%s.log" % (directory, start, number)) for number in numbers if number.isdecimal()])
 
 
-def open_log_files(path: str) -> "List[Any]":
-    """Open the files of a log, the oldest output first; [] if there are none, as after a start that failed early.
+def open_log_files(path: str) -> "List[Tuple[int, Any]]":
+    """Open the files of a log; return (offset in the stream, file), the oldest first.
 
-    With max_log the newest may be set aside, and a new one begun, while we look: then we have it twice.
+    [] if there are none, as after a start that failed early. With max_log the newest file may be set
+    aside, and a new one begun, while we look: then it is found under its new name too.
     """
-    files: "List[Any]" = []
-    seen: "Set[int]" = set()
-    for name in [path] + [older for _, older in reversed(older_logs(path))]:
-        try:
-            file = open(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-        except FileNotFoundError:
-            continue
-        if os.fstat(file.fileno()).st_ino in seen:
-            file.close()
-            continue
-        seen.add(os.fstat(file.fileno()).st_ino)
-        files.insert(0, file)
-    return files
+    pieces: "List[Tuple[int, Any]]" = []
+    newest = None
+    try:
+        newest = open_to_read(path)
+        for offset, name in older_logs(path):
+            try:
+                file = open_to_read(name)
+            except FileNotFoundError:
+                continue
+            pieces.append((offset, file))
+            if os.path.sameopenfile(file.fileno(), newest.fileno()):
+                newest.close()
+                return pieces
+    except FileNotFoundError:
+        pass
+    if newest is not None:
+        last = pieces[-1:]
+        pieces.append((last[0][0] + os.fstat(last[0][1].fileno()).st_size if last else 0, newest))
+    return pieces
+
+
+def open_to_read(path: str) -> "Any":
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def read_log(path: str) -> "Iterator[bytes]":
     """Yield the parts of a log."""
-    files = open_log_files(path)
+    pieces = open_log_files(path)
     try:
-        for file in files:
+        for _, file in pieces:
             part = file.read(1 << 20)
             while part:
                 yield part
                 part = file.read(1 << 20)
     finally:
-        for file in files:
+        for _, file in pieces:
             file.close()
+
+
+class LogTail:
+    """A place in a log, from which reading goes on as the log grows. `offset` counts all that was ever written to it."""
+
+    def __init__(self, path: str, offset: "Optional[int]" = 0) -> None:
+        self.path, self.offset, self.fd = path, offset or 0, -1
+        self.pending = b""  # the beginning of a character
+        if offset is None:  # the end, as it is now
+            self.offset = 1 << 62
+            self.open()
+            self.close()
+
+    def open(self) -> None:
+        """Open the file that holds the place; if max_log has dropped that, the place is where the oldest file begins."""
+        for offset, file in open_log_files(self.path):
+            with file:
+                if self.fd < 0 or offset <= self.offset:
+                    self.close()
+                    self.fd, base, size = os.dup(file.fileno()), offset, os.fstat(file.fileno()).st_size
+        if self.fd >= 0:
+            self.offset = min(max(self.offset, base), base + size)
+            os.lseek(self.fd, self.offset - base, os.SEEK_SET)
+
+    def read(self) -> bytes:
+        """Return what has come since, up to 64 KiB; b"" if nothing has."""
+        for _ in range(2):
+            if self.fd < 0:
+                self.open()
+            part = os.read(self.fd, 65536) if self.fd >= 0 else b""
+            if part or self.fd < 0:
+                break
+            try:
+                if os.stat(self.path).st_ino == os.fstat(self.fd).st_ino:
+                    break
+            except FileNotFoundError:
+                break  # it was removed, or max_log is about to begin a new one
+            self.close()  # max_log has set it aside, so it is complete
+        self.offset += len(part)
+        return part
+
+    def read_text(self, last: bool) -> str:
+        """Return what has come since as text, without a character that is not complete yet, unless it is the `last` of it."""
+        part = self.pending + self.read()
+        keep = 0
+        for back in range(1, min(4, len(part) + 1)):
+            if part[-back] & 0xC0 != 0x80:  # the first byte of a character says how many there are
+                keep = back if part[-back] >= (0, 0xC0, 0xE0, 0xF0)[back] and part[-back] < 0xF8 else 0
+                break
+        if last and len(part) == len(self.pending):
+            keep = 0
+        self.pending = part[len(part) - keep:]
+        return part[:len(part) - keep].decode("utf-8", "replace")
+
+    @property
+    def told(self) -> int:
+        """How far `read_text` has come."""
+        return self.offset - len(self.pending)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
@@ -2003,7 +2102,17 @@ def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "Li
             continue  # an orphan that we adopted
         if expired:
             timed_out, options = True, 0
-            platform.end_tree(run, {}, signal.SIGTERM, order["grace"])
+            # By a process of its own, so that we go on reaping: what forks and ends all the time would use up the pids.
+            try:
+                stopper = os.fork()
+            except OSError:
+                stopper = -1
+            if stopper <= 0:
+                try:
+                    platform.end_tree(run, {}, signal.SIGTERM, order["grace"])
+                finally:
+                    if stopper == 0:
+                        os._exit(0)
         else:
             expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
 
@@ -2081,7 +2190,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     if pump:
         end["dropped_bytes"] = ask_pump(pump, order, directory)
     stopped = was_asked_to_stop(journal)
-    if stopped:
+    if stopped or timed_out:
         outlast(order)  # nothing is called stopped while anything of it still runs
     left = left_behind(order)
     if left:
@@ -2546,8 +2655,9 @@ class Jobs:
         with Translate("write to", self.db_path):
             # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
             after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
-            gone = platform.start_time(record.monitor_pid or 0) != record.monitor_start
-            if after is not None and after.status == LOST and gone:  # one that lives still tries to write the end
+            monitor = record.monitor_pid or 0
+            trying = platform.start_time(monitor) == record.monitor_start and platform.cookie_of(monitor) == MONITOR_COOKIE
+            if after is not None and after.status == LOST and not trying:  # a monitor that lives will write the end yet
                 self.store.append(job_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
                     "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
@@ -2568,6 +2678,155 @@ class Jobs:
             for path in (record.stdout_path, record.stderr_path):
                 texts.append(b"".join(read_log(path)).decode("utf-8", "replace"))
         return texts[0], texts[1]
+
+    def bind(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
+             poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
+             last_event_id: "Optional[str]" = None, wait: bool = False) -> "Iterator[JobEvent]":
+        """Follow a job: return an iterator of JobEvents, which ends when the job has ended and all is read.
+
+        include             which output: "stdout", "stderr" or both
+        from_beginning      also what it has written so far
+        poll_interval       seconds between looks
+        heartbeat_interval  seconds without any event after which there is a heartbeat; None for none
+        last_event_id       go on after the event with this id, without losing or repeating a byte
+        wait                wait for a job that is not there yet, and begin at its beginning
+
+        Its status comes first, at every change, and last. If the job is removed, the events just end.
+        Raises UnknownJob if there is no such job, and nobody waits for it.
+        """
+        check_seconds("poll_interval", poll_interval, least=0.001)
+        check_seconds("heartbeat_interval", heartbeat_interval)
+        if isinstance(include, str) or not set(include) <= {"stdout", "stderr", "status", "heartbeat"}:
+            raise SchemaError("include must be a list of stdout and stderr, not %r" % (include,))
+        place = (0, 0, "", 0, 0)
+        if last_event_id:
+            try:
+                seq, run, cookie, stdout, stderr = str(last_event_id).split(".")
+                place = (int(seq), int(run), cookie, int(stdout), int(stderr))
+            except ValueError:
+                raise SchemaError("%.60r is not the id of an event of a job" % (last_event_id,)) from None
+        record = self.get_status(job_id)
+        if record is None and not wait:
+            raise UnknownJob(job_id, None, self.db_path)
+        if record is not None and place[1] not in (0, record.run):
+            record = self.get_status(job_id, place[1]) or record
+        tails = {} if record is None else self._tails(record, from_beginning or wait, place)
+        return self._events(job_id, record, tails, include, poll_interval, heartbeat_interval, place[0])
+
+    def _tails(self, record: "Any", from_beginning: bool, place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
+        _, run, cookie, stdout, stderr = place
+        start: "Optional[int]" = 0 if from_beginning or run else None
+        offsets: "Dict[str, Optional[int]]" = {"stdout": start, "stderr": start}
+        if run == record.run and str(record.cookie).startswith(cookie):
+            offsets = {"stdout": stdout, "stderr": stderr}
+        return {name: LogTail(record[name + "_path"], offset) for name, offset in offsets.items()}
+
+    def _events(self, job_id: str, record: "Any", tails: "Dict[str, LogTail]", include: "Sequence[str]",
+                poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
+        while record is None:
+            time.sleep(poll_interval)
+            record = self.get_status(job_id)
+        tails = tails or self._tails(record, True, (0, 0, "", 0, 0))
+        status, quiet = "", time.monotonic()
+
+        def event(kind: str, text: "Optional[str]" = None) -> JobEvent:
+            nonlocal seq, quiet
+            seq, quiet = seq + 1, time.monotonic()
+            place = (seq, record.run, str(record.cookie)[:8], tails["stdout"].told, tails["stderr"].told)
+            return JobEvent(type=kind, job_id=job_id, text=text, status=record.status if kind == "status" else None,
+                            seq=seq, id=".".join(map(str, place)), ts=iso_time(time.time()))
+        try:
+            for record, over in self.watch(record, poll_interval):
+                if record.status != status and not over:
+                    status = record.status
+                    yield event("status")
+                more = True
+                while more:
+                    more = False
+                    for name in include:
+                        text = tails[name].read_text(over) if name in tails else ""
+                        if text:
+                            yield event(name, text)
+                        more = more or bool(text) or over and name in tails and bool(tails[name].pending)
+                if over:
+                    yield event("status")
+                elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
+                    yield event("heartbeat")
+        finally:
+            for tail in tails.values():
+                tail.close()
+
+    def watch(self, record: "Any", poll_interval: float = FOLLOW_SECONDS) -> "Iterator[Tuple[Any, bool]]":
+        """Yield (record, False) again and again, and (record, True) once when the run has ended; end if it is removed.
+
+        Between two looks it costs next to nothing: the journal is read when it has grown, else once a second.
+        """
+        size, next_look = -1, 0.0
+        while True:
+            try:
+                grown = os.stat(record.logdir + "/" + JOURNAL).st_size
+            except OSError:
+                grown = -1
+            if grown != size or time.monotonic() >= next_look:
+                size, next_look = grown, time.monotonic() + 1.0
+                with Translate("read", self.db_path):
+                    again = self.store.read(record.self_id, record.run)
+                if again is None or again.cookie != record.cookie:
+                    return
+                record = again
+            if record.status not in ACTIVE:
+                yield record, True
+                return
+            yield record, False
+            time.sleep(poll_interval)
+
+    def sse(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
+            poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
+            last_event_id: "Optional[str]" = None, wait: bool = False) -> "Iterator[str]":
+        """Follow a job as `bind` does; return an iterator of text frames of a text/event-stream.
+
+        The name of an event is its type, its data the JobEvent as JSON. See the HTML standard, "Server-sent
+        events": a browser's EventSource reconnects by itself, also after the end; close it at an end status.
+        """
+        dumps: "Any" = to_json
+        try:
+            from json import dumps  # ten times as fast; minimal Pythons lack it
+        except ImportError:
+            pass
+        events = self.bind(job_id, include, from_beginning, poll_interval, heartbeat_interval, last_event_id, wait)
+        return ("id: %s\nevent: %s\ndata: %s\n\n" % (event.id, event.type, dumps(event)) for event in events)
+
+    @staticmethod
+    def subscribe_sse(url: str, last_event_id: "Optional[str]" = None, headers: "Optional[Mapping[str, str]]" = None,
+                      timeout: float = 60.0) -> "Iterator[JobEvent]":
+        """Follow a job through a server that sends what `sse` yields; reconnect where the connection breaks.
+
+        It ends with the job. `timeout`: seconds without a byte, after which it connects again.
+        Raises OSError (urllib.error.URLError) if it cannot connect at all.
+        """
+        from urllib.request import Request, urlopen
+        refused = 0
+        while True:
+            request = Request(url, headers=dict(headers or {}, Accept="text/event-stream"))
+            if last_event_id:
+                request.add_header("Last-Event-ID", last_event_id)
+            try:
+                with urlopen(request, timeout=timeout) as stream:
+                    refused, data = 0, b""
+                    for line in stream:
+                        if line.startswith(b"data:"):
+                            data = line[5:]
+                        elif data and not line.strip():
+                            event = JobEvent(read_json(data.decode().strip()), trim=True)
+                            last_event_id, data = event.id, b""
+                            yield event
+                            if event.status in ENDED:
+                                return
+            except (OSError, ValueError) as error:
+                refused += 1
+                if isinstance(error, ValueError) or hasattr(error, "code") or refused > 5 or not last_event_id:
+                    raise  # what the server answers so, it will answer again
+            time.sleep(0.2 * refused)
 
     def history(self, job_id: str) -> "List[Any]":
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
@@ -2845,7 +3104,7 @@ def tail(path: str, lines: int) -> bytes:
     parts: "List[bytes]" = []
     newlines = 0
     try:
-        for file in reversed(open_log_files(path)):
+        for _, file in reversed(open_log_files(path)):
             with file:
                 position = file.seek(0, 2)
                 while position and newlines <= lines:
@@ -2970,20 +3229,29 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         if not equals:
             raise SchemaError("--env takes NAME=VALUE, not %r" % pair)
         envs[key] = value
+    if options.follow and options.json:
+        raise SchemaError("--follow shows the output itself; take either that or --json")
     before = iso_time(time.time())
     record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
                       fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log)
     if not options.json and options.fresh is not None and (record.started_at or before) < before:
         complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
+    word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
+    if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
+        complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
+    if options.follow:
+        code = follow(jobs, record, [("stdout", record.stdout_path, sys.stdout.buffer),
+                                     ("stderr", record.stderr_path, sys.stderr.buffer)], None)
+        ended = jobs.get_status(record.self_id, record.run)
+        if ended is not None and ended.ended:
+            complain(one_line(ended))
+        return code
     if options.wait:
         return wait_for(jobs, [record.self_id], None, options.json)
     if options.json:
         say_json(record)
     else:
         show(record, with_errors=True)
-    word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
-    if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
-        complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
     if record.status == LOST:
         complain("%s was started, and nobody can tell what became of it" % record.self_id)
     return start_exit_code(record)
@@ -3049,6 +3317,7 @@ def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
     job = ["--", record.self_id] if record.self_id[:1] == "-" else [record.self_id]
     steps = [["logs"] + ([] if newest else ["--run", str(record.run)]) + job]
     if newest and not record.ended:
+        steps[0].insert(1, "-f")
         steps += [["wait"] + job, ["stop"] + job]
     if record.run and record.run > 1:
         steps.append(["history"] + job)
@@ -3246,14 +3515,38 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
         say_json({"self_id": record.self_id, "run": record.run, "stdout": stdout, "stderr": stderr})
         return 0
     only = None if options.stdout == options.stderr else "stdout" if options.stdout else "stderr"
-    for name, path, stream in (("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)):
-        if only not in (None, name):
-            continue
-        raw = (sys.stdout if only else stream).buffer
+    streams = [(name, path, (sys.stdout if only else stream).buffer) for name, path, stream in (
+        ("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)) if only in (None, name)]
+    if options.f:
+        code = follow(jobs, record, streams, options.n)
+        return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
+    for _, path, raw in streams:
         for part in read_log(path) if options.n is None else [tail(path, options.n)]:
             raw.write(part)
         raw.flush()
     return 0
+
+
+def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
+    """Copy output as it comes until the job has ended; return its exit code."""
+    tails = []
+    for name, path, raw in streams:
+        log = LogTail(path, 0 if lines is None else None)
+        if lines is not None:
+            log = LogTail(path, log.offset - len(tail(path, lines)))
+        tails.append((log, raw))
+    try:
+        for record, over in jobs.watch(record):
+            for log, raw in tails:
+                part = log.read()
+                while part:
+                    raw.write(part)
+                    part = log.read()
+                raw.flush()
+    except KeyboardInterrupt:
+        complain("no longer following %s, which goes on" % record.self_id)
+        return EXIT_SIGNAL + int(signal.SIGINT)
+    return job_exit_code(record)
 
 
 def each(jobs: Jobs, ids: "Sequence[str]", act: "Any", as_json: bool, done: str = "") -> int:
@@ -3294,6 +3587,123 @@ def verb_prune(jobs: Jobs, options: "Any") -> int:
     else:
         say("removed %d run%s" % (len(removed), "" if len(removed) == 1 else "s"))
     return 0
+
+
+# Goes ahead of this file into the Python of another machine: the words, exactly, as no shell there sees them; and
+# a lookout that makes a lost connection what Ctrl-C is, so that nobody is left there waiting for a job.
+AHEAD = ("import os,sys,select,_thread;sys.argv[1:]=map(os.fsdecode,%r);_out=select.poll();_out.register(1,0);"
+         "_thread.start_new_thread(lambda:_out.poll()and os.kill(os.getpid(),2),())\n")
+LONGEST_LINE = 1 << 20  # bytes; what is longer is cut, to keep the lines of several hosts apart in bounded memory
+
+
+def hosts_of(text: str) -> "List[str]":
+    """Read the hosts of --on; a comma, be it the last character, makes a list, which ends in "" here.
+
+    What ssh could take for an option, or a shell for more than a word, is no host.
+    """
+    hosts = list(dict.fromkeys((text[:-1] if text[-1:] == "," else text).split(",")))
+    for host in hosts:
+        if ({host[:1], host.rpartition("@")[2][:1]} & {"", "-"} or not host.isprintable()
+                or set(host) & set(" '`\"$\\;&<>|(){}")):
+            raise SchemaError("%.60r is no host; say web1, or me@web1,web2, as ssh takes them" % host)
+    return hosts + [""] * ("," in text)
+
+
+def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
+    """Do what the words say on other machines, all at once, through ssh; return the largest exit code."""
+    import select
+    import subprocess
+    try:
+        source = globals()["__loader__"].get_source(__name__)
+    except (AttributeError, ImportError, KeyError, OSError):
+        source = None
+    if not source:
+        raise NodejobsError("--on sends this very file, and finds none (was it read from standard input?); save it, and "
+                            "say python3 nodejobs.py --on ...")
+    ssh = (os.environ.get("NODEJOBS_SSH", "").split() or ["ssh"]) + ["-T"]
+    several, columns = not hosts[-1], terminal_width()
+    if several:
+        hosts = hosts[:-1]
+        ssh.append("-oBatchMode=yes")  # nobody could tell which of them asks for a password
+    script = AHEAD % [to_bytes("an argument", word) for word in words] + source
+    if columns < 1000000 and "run" not in words[:2]:  # a command there has no use for our width
+        columns -= max(map(len, hosts)) + 2 if several else 0
+        script = "import os;os.environ['COLUMNS']='%d'\n" % max(columns, 1) + script
+    poll, worst, answers = select.poll(), 0, {host: b"" for host in hosts}
+    running: "Dict[str, Any]" = {}
+    pipes: "Dict[int, List[Any]]" = {}  # descriptor: [host, file, bytes that wait]
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends the ssh's as well
+    try:
+        for host in hosts:
+            pipe = subprocess.PIPE if several else None
+            try:
+                process = subprocess.Popen(ssh + [host, os.environ.get("NODEJOBS_PYTHON") or "python3", "-"],
+                                           stdin=subprocess.PIPE, stdout=pipe, stderr=pipe)
+            except OSError as error:
+                complain("%s: cannot start %s: %s; name your ssh in $NODEJOBS_SSH" % (host, ssh[0], error.strerror))
+                worst = EXIT_ERROR
+                continue
+            running[host] = process
+            for file in filter(None, (process.stdin, process.stdout, process.stderr)):
+                os.set_blocking(file.fileno(), False)
+                poll.register(file, select.POLLOUT if file is process.stdin else select.POLLIN)
+                pipes[file.fileno()] = [host, file, script.encode() if file is process.stdin else b""]
+        unsent = set()
+        while pipes:
+            ready = [fd for fd, _ in poll.poll(1000)]
+            # A master that ssh leaves behind (ControlPersist) may keep our pipe: then there is no end of file.
+            for fd in ready or [fd for fd in pipes if running[pipes[fd][0]].poll() is not None]:
+                host, file, rest = pipes[fd]
+                process, part = running[host], b""
+                try:
+                    if file is process.stdin:
+                        rest = part = rest[os.write(fd, rest):]
+                    elif ready:
+                        part = os.read(fd, 65536)
+                except OSError:  # it has ended without listening to the end
+                    unsent.add(host)
+                if file is process.stdout and as_json:
+                    answers[host] += part
+                elif file is not process.stdin:
+                    lines = (rest + part).split(b"\n")
+                    rest = lines.pop() if part and len(lines[-1]) < LONGEST_LINE or not lines[-1] else b""
+                    out = (sys.stdout if file is process.stdout else sys.stderr).buffer
+                    out.write(b"".join([os.fsencode(host) + b": " + line + b"\n" for line in lines]))
+                    out.flush()
+                pipes[fd][2] = rest
+                if not part:
+                    poll.unregister(fd)
+                    del pipes[fd]
+                    file.close()
+        for host, process in running.items():
+            code = process.wait()
+            if code == 255:
+                code = EXIT_ERROR
+                complain("%s: %s" % (host, "not reached; `%s %s true` has to work%s" % (
+                    " ".join(ssh), host, " without a question" if several else "") if host in unsent else
+                    "the connection was lost, or the exit code there is 255; what runs there goes on"))
+            worst = max(worst, code if code >= 0 else EXIT_SIGNAL - code)
+    except KeyboardInterrupt:
+        complain("interrupted; what was started on %s goes on" % ", ".join(hosts))
+        return EXIT_SIGNAL + int(signal.SIGINT)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    if several and as_json:
+        texts = []
+        for host in hosts:
+            text = answers[host].decode("utf-8", "replace").strip()
+            try:
+                read_json(text or "null")
+            except ValueError as error:
+                complain("%s: its answer is %s" % (host, error))
+                text, worst = "", max(worst, EXIT_ERROR)
+            texts.append("%s: %s" % (to_json(host), text or "null"))
+        say("{%s}" % ",\n ".join(texts))
+    return worst
 
 
 # The scripts call us back with the line so far, and we answer with the words; they neither know nor evaluate anything.
@@ -3346,7 +3756,7 @@ def read_line(line: str) -> "Tuple[List[str], str, int]":
 def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]":
     """Return what may stand in place of the last word of a command line of ours, each with a word of help."""
     head, last = words[1:-1], words[-1]
-    known = {option[0]: option for option in (DB, HELP, VERSION)}
+    known = {option[0]: option for option in (DB, ON, HELP, VERSION)}
     found = {name: VERBS[name][1] for name in VERBS}
     verb = flag = takes = ""
     for word in head:
@@ -3371,6 +3781,8 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
     if takes == "NAME":
         return {name[3:]: "" for name in dir(signal) if name[:3] == "SIG" and name[3] != "_" and name != "SIG_DFL"}
     if takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
+        if "--on" in head:
+            return {}  # they would have to be fetched at every tab
         path = os.path.expanduser(db_path) if db_path else None
         return {job_id: "" for job_id, _ in Jobs(path).store.job_dirs() if job_id.isprintable() and job_id[0] != "-"}
     if takes:
@@ -3406,6 +3818,8 @@ def verb_completion(jobs: Jobs, options: "Any") -> int:
 # as default it may be given several times.
 DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
                                 "or ~/.local/state/nodejobs")
+ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
+                                 "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
 HELP = ("--help", "", None, False, "show this")
 VERSION = ("--version", "", None, False, "show the version")
 JSON = ("--json", "", None, False, "print JSON and nothing else")
@@ -3425,7 +3839,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
         ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
         ("--max-log", "SIZE", size, None, "keep the newest so much of its output: 500k, 10M"),
-        ("--wait", "", None, False, "wait for its end, and exit with its exit code")],
+        ("--wait", "", None, False, "wait for its end, and exit with its exit code"),
+        ("--follow", "", None, False, "show its output until its end, and exit with its exit code")],
         ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
          "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
@@ -3438,8 +3853,9 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         RUN_NUMBER,
         ("--stdout", "", None, False, "only its stdout"),
         ("--stderr", "", None, False, "only its stderr (to stdout)"),
+        ("-f", "", None, False, "follow it: go on until it has ended"),
         ("-n", "LINES", count, None, "only the last lines of each")],
-        ["logs backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
+        ["logs backup", "logs -f backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
     "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", "ID...", [
         ("--timeout", "TIME", duration, None, "give up after this time, with exit code 124")],
         ["wait backup", "wait build test --timeout 15m && echo both are fine"]),
@@ -3488,11 +3904,11 @@ def option_help(options: "Sequence[Option]") -> str:
 def main_help() -> str:
     program = program_name()
     examples = ["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"]
-    return ("usage: %s [--db DIR] VERB ...\n\nRun, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
+    return ("usage: %s [--db DIR] [--on HOST,...] VERB ...\n\nRun, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
             "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n126 or 127 the "
             "command could not be started; of `wait` and `run --wait`, the\njob's own\n\nexamples:\n%s" % (
                 program, entries((verb, VERBS[verb][1]) for verb in VERBS),
-                option_help([DB, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
+                option_help([DB, ON, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
 
 
 def verb_help(verb: str) -> str:
@@ -3531,7 +3947,8 @@ class Options:
             if flag not in flags:
                 import difflib
                 near = difflib.get_close_matches(flag, flags, 1)
-                raise SchemaError("there is no option %s%s" % (flag, ", did you mean %s?" % near[0] if near else ""))
+                raise SchemaError("there is no option %s%s" % (flag, ", it goes before the verb" if flag == ON[0] else
+                                                               ", did you mean %s?" % near[0] if near else ""))
             flag, takes, read, default, _ = flags[flag]
             if not takes and equals:
                 raise SchemaError("%s takes no value" % flag)
@@ -3551,7 +3968,7 @@ class Options:
 
 def dispatch(words: "List[str]") -> int:
     """Do what the command line says; return the exit code."""
-    top: "Any" = Options(words, [DB, HELP, VERSION], intermixed=False)
+    top: "Any" = Options(words, [DB, ON, HELP, VERSION], intermixed=False)
     if top.version:
         say("nodejobs " + __version__)
         return 0
@@ -3576,6 +3993,8 @@ def dispatch(words: "List[str]") -> int:
                               or takes and not options.words):
             raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", options.words and ", not %r" % (
                 " ".join(options.words)) or ""))
+        if top.on:
+            return on_hosts(top.on, ([] if top.db is None else ["--db=" + top.db]) + top.words, options.json)
         jobs = Jobs(options.db if options.db is not None else top.db)
         code: int = function(jobs, options)
     except UnknownJob as error:

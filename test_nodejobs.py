@@ -10,6 +10,8 @@ import concurrent.futures
 import contextlib
 import errno
 import fcntl
+import http.client
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -18,8 +20,10 @@ import pickle
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -28,6 +32,10 @@ import termios
 import textwrap
 import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import xml.etree.ElementTree
 import zipfile
 
 import pytest
@@ -736,6 +744,216 @@ def test_where_there_is_no_scanner_in_c_the_json_module_reads_journals(jobs, mon
     assert jobs.get_status("a") == record
 
 
+# ------ following ------
+
+def output_of(events, kind="stdout"):
+    return "".join(event.text for event in events if event.type == kind)
+
+
+def test_events_tell_the_output_as_it_comes_and_end_with_the_job(jobs, tmp_path):
+    go = tmp_path / "go"
+    jobs.run("echo one; echo problem >&2; while ! [ -e %s ]; do sleep 0.01; done; echo two; exit 3" % go, "a", startsecs=0)
+    events, seen = jobs.bind("a", from_beginning=True), []
+    while output_of(seen) != "one\n" or output_of(seen, "stderr") != "problem\n":
+        seen.append(next(events))
+    assert seen[0].type == "status" and seen[0].status == "running"
+    go.touch()
+    seen += list(events)
+    assert output_of(seen) == "one\ntwo\n" and output_of(seen, "stderr") == "problem\n"
+    assert (seen[-1].type, seen[-1].status) == ("status", "failed")
+    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
+    assert all(event.job_id == "a" and nodejobs.epoch_time(event.ts) for event in seen)
+    assert isinstance(seen[0], nodejobs.JobEvent)
+
+
+def test_events_can_be_had_of_an_ended_job_of_one_stream_and_of_what_is_new_only(jobs):
+    jobs.run("echo out; echo err >&2", "a", startsecs=20)
+    assert [(event.type, event.text or event.status) for event in jobs.bind("a", from_beginning=True)] == [
+        ("stdout", "out\n"), ("stderr", "err\n"), ("status", "finished")]
+    assert [event.type for event in jobs.bind("a", include=["stderr"], from_beginning=True)] == ["stderr", "status"]
+    assert [event.type for event in jobs.bind("a")] == ["status"]
+
+
+def test_output_between_bind_and_its_first_event_is_not_lost(jobs, tmp_path):
+    jobs.run("echo old; touch %s; while ! [ -e %s ]; do sleep 0.01; done; echo new" % (tmp_path / "ready", tmp_path / "go"),
+             "a", startsecs=0)
+    eventually((tmp_path / "ready").exists)
+    events = jobs.bind("a")
+    (tmp_path / "go").touch()
+    jobs.wait("a")
+    assert output_of(list(events)) == "new\n"
+
+
+@pytest.mark.parametrize("max_log", [None, 1 << 20])
+def test_a_reader_that_breaks_off_after_every_event_gets_every_character_once(jobs, max_log):
+    text = "".join(chr(code) for code in list(range(32, 0x250)) + [0x20AC, 0x1F600] * 40)
+    script = ("import os, sys, time\nraw = sys.argv[1].encode()\nfor i in range(0, len(raw), 7):\n"
+              "    os.write(1, raw[i:i + 7]); os.write(2, raw[i:i + 5])\n    time.sleep(0.002)")
+    jobs.run([PYTHON, "-c", script, text], "a", startsecs=0, max_log=max_log)
+    seen, last, seqs = {"stdout": "", "stderr": ""}, None, []
+    while True:
+        # From the place after the last event, each time by another Jobs, as after a restart of the reader.
+        event = next(event for event in Jobs(jobs.db_path).bind("a", from_beginning=True, last_event_id=last,
+                                                                poll_interval=0.005) if event.type != "heartbeat")
+        if event.type == "status" and event.status == "running":
+            events = Jobs(jobs.db_path).bind("a", from_beginning=True, last_event_id=event.id, poll_interval=0.005)
+            event = next(found for found in events if found.type != "status" or found.status != "running")
+            events.close()
+        seqs.append(event.seq)
+        last = event.id
+        if event.type == "status":
+            break
+        seen[event.type] += event.text
+    raw = text.encode()
+    assert seen["stdout"] == text
+    assert seen["stderr"] == b"".join(raw[i:i + 5] for i in range(0, len(raw), 7)).decode("utf-8", "replace")
+    assert len(seqs) > 5 and seqs == sorted(set(seqs))
+
+
+def test_bytes_that_are_no_text_are_replaced_and_an_unfinished_character_comes_last(jobs):
+    jobs.run("printf '\\377\\200a\\303'", "a", startsecs=20)
+    assert output_of(jobs.bind("a", from_beginning=True)) == "\ufffd\ufffda\ufffd"
+
+
+def test_a_capped_log_is_followed_through_all_its_files(jobs, tmp_path):
+    script = "import sys, time\nfor i in range(3000): print('%07d' % i, flush=True); time.sleep(0.0003)"
+    jobs.run([PYTHON, "-c", script], "a", startsecs=0, max_log=8000)
+    text = output_of(jobs.bind("a", from_beginning=True, poll_interval=0.002))
+    assert text == "".join("%07d\n" % number for number in range(3000)), "nothing was dropped before it was read"
+    assert jobs.get_status("a").dropped_bytes > 10000
+
+
+def test_who_reconnects_after_a_rerun_reads_the_old_run_to_its_end(jobs):
+    jobs.run("echo first", "a", startsecs=20)
+    place = next(jobs.bind("a", from_beginning=True)).id
+    jobs.run("echo second", "a", startsecs=20)
+    assert [event.status for event in jobs.bind("a", last_event_id=place)] == ["finished"]
+    assert output_of(jobs.bind("a", from_beginning=True)) == "second\n"
+    jobs.remove("a")
+    jobs.run("echo third", "a", startsecs=20)
+    assert output_of(jobs.bind("a", last_event_id=place)) == "third\n", "run 1 of another job is not that run 1"
+
+
+def test_a_job_that_is_not_there_is_an_error_or_waited_for(jobs):
+    with pytest.raises(UnknownJob):
+        jobs.bind("later")
+    with pytest.raises(ValueError):  # as in the original
+        jobs.sse("later")
+    found = []
+    reader = threading.Thread(target=lambda: found.extend(jobs.bind("later", wait=True)))
+    reader.start()
+    jobs.run("echo here", "later", startsecs=20)
+    reader.join(20)
+    assert output_of(found) == "here\n" and found[-1].status == "finished"
+
+
+def test_the_events_of_a_removed_job_just_end(jobs):
+    jobs.run("echo a; exec sleep 60", "a", startsecs=0)
+    events = jobs.bind("a", from_beginning=True)
+    assert next(events).status == "running"
+    jobs.stop("a")
+    jobs.remove("a")
+    assert [event.type for event in events if event.type == "status"] in ([], ["status"])
+
+
+def test_a_quiet_job_has_heartbeats_and_a_lost_one_ends(jobs):
+    record = jobs.run(["sleep", "60"], "a", startsecs=0)
+    events = jobs.bind("a", heartbeat_interval=0.05)
+    assert [next(events).type for _ in range(3)] == ["status", "heartbeat", "heartbeat"]
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    os.kill(record.last_pid, signal.SIGKILL)
+    assert [event.status for event in events if event.type == "status"][-1] == "lost"
+
+
+@pytest.mark.parametrize("options", [{"include": "stdout"}, {"include": ["stdin"]}, {"poll_interval": 0},
+                                     {"last_event_id": "7"}, {"last_event_id": "1.a.b.c.d"}])
+def test_what_cannot_be_followed_so_is_refused(jobs, options):
+    jobs.run("true", "a")
+    with pytest.raises(SchemaError):
+        jobs.bind("a", **options)
+
+
+def test_events_come_through_a_server_that_breaks_off_and_a_client_of_the_standard_library(jobs):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    jobs.run("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.02; done", "a", startsecs=0)
+    places = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            places.append(self.headers.get("Last-Event-ID"))
+            self.send_response(200)
+            self.end_headers()
+            for number, frame in enumerate(jobs.sse("a", from_beginning=True, last_event_id=places[-1])):
+                self.wfile.write(frame.encode())
+                if number == 2:
+                    break
+
+        def log_message(self, *words):
+            pass
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        events = list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert output_of(events) == "".join("line %d\n" % number for number in range(1, 7))
+    assert events[-1].status == "finished" and len(places) >= 2 and places[0] is None
+    with pytest.raises(OSError):
+        list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
+
+
+def test_an_idle_follower_leaks_nothing_and_reads_no_journal_again_and_again(jobs):
+    jobs.run(["sleep", "60"], "a", startsecs=0)
+    before = len(os.listdir("/proc/self/fd"))
+    events = jobs.bind("a", heartbeat_interval=0.5)
+    next(events)
+    began = time.process_time()
+    assert next(events).type == "heartbeat"
+    assert time.process_time() - began < 0.1
+    events.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_logs_can_be_followed_byte_for_byte(jobs, store, tmp_path):
+    jobs.run("printf 'a\\377\\n'; echo e >&2; while ! [ -e %s ]; do sleep 0.01; done; printf end" % (tmp_path / "go"), "a",
+             startsecs=0)
+    process = subprocess.Popen([PYTHON, str(FILE), "logs", "-f", "a"], env=dict(os.environ, NODEJOBS_DB=str(store)),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"a\377\n"
+    (tmp_path / "go").touch()
+    assert process.communicate(timeout=30) == (b"end", b"e\n")
+    assert process.returncode == 0
+
+
+def test_the_last_lines_and_what_follows(cli, jobs):
+    jobs.run("seq 100; seq 100 >&2", "a", startsecs=20)
+    assert cli("logs", "-f", "-n", "2", "--stdout", "a").stdout == "99\n100\n"
+    done = cli("logs", "-f", "-n", "1", "a")
+    assert (done.stdout, done.stderr) == ("100\n", "100\n")
+
+
+def test_run_can_follow_and_exits_with_the_jobs_own_code(cli):
+    done = cli("run", "--id", "a", "--follow", "-c", "echo out; echo err >&2; exit 5")
+    assert (done.returncode, done.stdout) == (5, "out\n")
+    assert re.match(r"^err\nnodejobs: a: failed: exit code 5 \(run 1, \d\.\ds\)\n$", done.stderr)
+    assert cli("run", "--follow", "--json", "--", "true").returncode == 2
+    assert cli("run", "--id", "b", "--follow", "-c", "kill -9 $$").returncode == 137
+
+
+def test_interrupting_a_follower_leaves_the_job_running_and_says_so(jobs, store):
+    jobs.run("echo here; exec sleep 60", "a", startsecs=0)
+    process = subprocess.Popen([PYTHON, str(FILE), "logs", "-f", "a"], env=dict(os.environ, NODEJOBS_DB=str(store)),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == b"nodejobs: no longer following a, which goes on\n"
+    assert process.returncode == 130
+    assert jobs.get_status("a").status == STATUS.c_running
+
+
 # ------ capped logs ------
 
 def numbered(count):
@@ -905,6 +1123,31 @@ def test_a_suspended_job_can_be_stopped(jobs):
     record = jobs.run(["sleep", "30"], "suspended", startsecs=0)
     os.kill(record.last_pid, signal.SIGSTOP)
     assert jobs.stop("suspended", grace=10).signal == "SIGTERM"
+
+
+def test_a_suspended_job_is_told_as_suspended(jobs, cli):
+    record = jobs.run(["sleep", "30"], "asleep", startsecs=0)
+    assert jobs.get_status("asleep").suspended is False
+    os.kill(record.last_pid, signal.SIGSTOP)
+    assert eventually(lambda: jobs.get_status("asleep").suspended)
+    assert jobs.get_status("asleep").status == STATUS.c_running
+    assert "running, suspended" in cli("list").stdout and "asleep: running, suspended" in cli("status", "asleep").stdout
+    os.kill(record.last_pid, signal.SIGCONT)
+    assert eventually(lambda: jobs.get_status("asleep").suspended is False)
+    assert jobs.stop("asleep").suspended is None
+
+
+def test_what_a_command_left_in_the_background_is_told_and_its_monitor_stays_with_it(jobs, cli, tmp_path):
+    daemon = "import os, sys\nif not os.fork():\n    os.setsid()\n    os.execve('/bin/sleep', ['sleep', '60'], {})"
+    jobs.run([PYTHON, "-c", daemon], "leaver", startsecs=20)
+    record = eventually(lambda: jobs.get_status("leaver").ended and jobs.get_status("leaver"))
+    (pid, start), = record.left_behind
+    assert record.status == STATUS.c_finished and is_alive(pid) and is_alive(record.monitor_pid)
+    assert "left behind  %d\n" % pid in cli("status", "leaver").stdout
+    assert jobs.wait("leaver", timeout=0).ended, "nobody has to wait for it"
+    assert jobs.stop("leaver").status == STATUS.c_finished
+    assert not is_alive(pid)
+    eventually(lambda: not is_alive(record.monitor_pid))
 
 
 def test_stop_leaves_strangers_and_the_jobs_that_the_job_started(jobs, store, tmp_path):
@@ -1437,6 +1680,35 @@ def test_a_journal_that_cannot_be_read_is_shown_as_damaged(jobs):
     assert jobs.get_status("odd") is None or jobs.get_status("odd").status != STATUS.c_finished
 
 
+@needs_root
+def test_of_a_job_that_may_not_be_read_nothing_is_claimed(jobs, store, tmp_path):
+    record = jobs.run("exit 3", "secret")
+    jobs.run("exit 4", "open")
+    open_to_others(tmp_path)
+    store.chmod(0o755)
+    os.chmod(record.logdir + "/journal.jsonl", 0o600)
+
+    def other(*words):
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", PYTHON, "-", "--db", str(store), *words]
+        return subprocess.run(command, stdin=open(str(FILE)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
+                              universal_newlines=True)
+    listed = json.loads(other("list", "--json").stdout)
+    assert {found["self_id"]: (found["status"], found["exit_code"]) for found in listed} == {
+        "secret": (None, None), "open": ("failed", 4)}
+    done = other("wait", "secret")
+    assert done.returncode == 125 and "unknown: its journal cannot be read: Permission denied" in done.stdout
+    assert other("run", "--id", "secret", "--", "true").returncode == 125
+    assert jobs.get_status("secret").exit_code == 3
+
+
+def test_a_journal_of_a_newer_format_says_so(jobs):
+    record = jobs.run("exit 3", "newer")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    path.write_text(path.read_text().replace('"format":1', '"format":2,"novelty":true'))
+    assert "was written by a newer nodejobs (format 2)" in jobs.get_status("newer").error
+    assert jobs.run("true", "newer", startsecs=20).status == STATUS.c_finished
+
+
 def test_numbers_beyond_reason_in_a_journal_hide_nothing(cli, jobs):
     record = jobs.run("true", "a")
     path = pathlib.Path(record.logdir, "journal.jsonl")
@@ -1957,7 +2229,7 @@ def test_it_uses_only_the_standard_library():
              for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
     assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "_json", "json", "fnmatch", "fcntl",
                      "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes",
-                     "termios", "tty"}
+                     "termios", "tty", "urllib"}
 
 
 # ------ command line ------
@@ -2432,6 +2704,7 @@ def test_status_shows_command_lines_that_work(cli, jobs, tmp_path):
     assert not (tmp_path / "pwned").exists()
     jobs.run("sleep 30", "long", startsecs=0)
     logs, wait, stop = steps("long")
+    assert "logs -f long" in logs
     assert do(wait + " --timeout 0.1").returncode == 124
     assert do(stop).stdout.startswith("long: stopped")
     jobs.run("exit 1\n", "two lines")
@@ -2700,6 +2973,7 @@ def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     assert words("nodejobs list --status ") == list(nodejobs.ACTIVE + nodejobs.ENDED)
     assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
     assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
+    assert words("nodejobs --on web1 wait ") == [] and words("nodejobs --on web1 list --sta") == ["--status"]
     assert words("nodejobs sta", "fish") == ["status\tshow everything about a job"]
     assert words("nodejobs logs 'a", "bash") == ["a b"] and words("nodejobs logs a", "bash") == ["a\\ b"]
     assert cli("completion", "tcsh").returncode == 2 and "only for bash, zsh, fish" in cli("completion", "tcsh").stderr
@@ -2793,6 +3067,484 @@ def test_ids_that_look_like_something_else_stay_texts(cli, jobs, job_id):
     cli("run", "--id", job_id, "--startsecs", "20", "--", "true")
     assert json.loads(cli("status", job_id, "--json").stdout)["self_id"] == job_id
     assert list(jobs.list_status()) == [job_id]
+
+
+# ------ many machines ------
+#
+# Each host is an sshd of its own on 127.0.0.1, with its own keys and its own home, hence its own default store.
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+needs_sshd = pytest.mark.skipif(not (SSHD and shutil.which("ssh") and shutil.which("ssh-keygen")),
+                                reason="needs sshd, ssh and ssh-keygen (Debian's openssh-server)")
+
+
+class Fleet:
+    """Real sshds: their names, their homes, and an ssh client's configuration that leads to them."""
+
+    def __init__(self, path):
+        self.path, self.config, self.sshds = path, path / "ssh_config", {}
+        self.env = {"NODEJOBS_SSH": "ssh -F %s" % self.config}
+        self.keygen("id")
+        (path / "known_hosts").write_text("")
+        self.config.write_text(textwrap.dedent("""\
+            Host dead
+                HostName 127.0.0.1
+                Port 1
+            Host *
+                IdentityFile {0}/id
+                IdentitiesOnly yes
+                UserKnownHostsFile {0}/known_hosts
+                GlobalKnownHostsFile /dev/null
+                StrictHostKeyChecking yes
+                LogLevel ERROR
+            """).format(path))
+
+    def keygen(self, name):
+        subprocess.check_call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.path / name)])
+
+    def add(self, name):
+        home = self.home(name)
+        (home / "bin").mkdir(parents=True)
+        self.keygen(name + ".key")
+        make_script(home / "bin" / "python3", '#!/bin/sh\nexec "%s" "$@"\n' % PYTHON, 0o755)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (self.path / (name + ".conf")).write_text(textwrap.dedent("""\
+            ListenAddress 127.0.0.1:%d
+            HostKey %s.key
+            AuthorizedKeysFile %s/id.pub
+            PidFile none
+            StrictModes no
+            UsePAM no
+            PermitRootLogin yes
+            Subsystem sftp internal-sftp
+            PasswordAuthentication no
+            KbdInteractiveAuthentication no
+            SetEnv HOME=%s PATH=%s/bin:/usr/local/bin:/usr/bin:/bin
+            """) % (port, self.path / name, self.path, home, home))
+        log = self.path / (name + ".log")
+        with open(str(log), "wb") as file:
+            self.sshds[name] = subprocess.Popen([SSHD, "-D", "-e", "-f", str(self.path / (name + ".conf"))],
+                                                stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        eventually(lambda: b"Server listening" in log.read_bytes() or self.sshds[name].poll() is not None)
+        assert self.sshds[name].poll() is None, log.read_text()
+        with open(str(self.path / "known_hosts"), "a") as file:
+            file.write("[127.0.0.1]:%d %s" % (port, (self.path / (name + ".key.pub")).read_text()))
+        self.config.write_text("Host %s\n    HostName 127.0.0.1\n    Port %d\n" % (name, port) + self.config.read_text())
+
+    def home(self, name):
+        return self.path / "homes" / name
+
+    def jobs(self, name):
+        return Jobs(self.home(name) / ".local/state/nodejobs")
+
+    def close(self):
+        for name, sshd in self.sshds.items():
+            jobs = self.jobs(name)
+            for job_id in jobs.list_status():
+                jobs.stop(job_id, grace=0)
+            sshd.terminate()
+            sshd.wait()
+        eventually(lambda: not self.processes())
+
+    def processes(self, *names):
+        """Return the pids whose environment has the home of one of these hosts."""
+        marks = [b"HOME=%s\0" % os.fsencode(str(self.home(name))) for name in names or self.sshds]
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and is_alive(int(name)):
+                with contextlib.suppress(OSError):
+                    environment = pathlib.Path("/proc", name, "environ").read_bytes()
+                    found += [int(name) for mark in marks if mark in environment]
+        return found
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    if is_root:
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # where a root's sshd locks its helper in
+    fleet = Fleet(tmp_path)
+    try:
+        fleet.add("web1")
+        fleet.add("web2")
+        yield fleet
+    finally:
+        fleet.close()
+
+
+@pytest.fixture
+def on(cli, fleet):
+    """Run the command line with --on; its output is text."""
+    return lambda hosts, *words, **options: cli("--on", hosts, *words, env=dict(fleet.env, **options.pop("env", {})),
+                                                **options)
+
+
+NASTY = ["a b", "$HOME", "*", "'", '"', "\\", "\\'", "", "\n", "é", os.fsdecode(b"\xff"), "-x", "--", "!!", "`id`", "~",
+         "$(id)", ";", "&&", "|", "#", "\t", "%s", "{a,b}", "x" * 100000]
+
+
+@needs_sshd
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX"])
+def test_every_word_arrives_on_the_other_machine_as_it_is(on, fleet, locale):
+    script = "import os, sys; print([os.fsencode(word) for word in sys.argv[1:]])"
+    done = on("web1", "run", "--id", "nasty 'id'", "--wait", "--", "python3", "-c", script, *NASTY, env={"LC_ALL": locale})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("nasty 'id': finished (run 1, ")
+    words = ast.literal_eval(fleet.jobs("web1").job_logs("nasty 'id'")[0])
+    assert words == [os.fsencode(word) for word in NASTY]
+    assert on("web1", "run", "--id=-", "-c", "echo \"$0\" '*'; exit 3", "--wait").returncode == 3
+    assert fleet.jobs("web1").job_logs("-")[0] == "/bin/sh *\n"
+
+
+@needs_sshd
+def test_every_verb_works_on_another_machine_and_nothing_is_installed_there(on, cli, fleet, jobs):
+    done = on("web1", "run", "--id", "a", "--startsecs", "20", "--json", "-c", "echo out; echo err >&2; exit 4")
+    record = json.loads(done.stdout)
+    assert (done.returncode, record["status"], record["exit_code"]) == (0, "failed", 4)
+    assert record["logdir"].startswith(str(fleet.home("web1") / ".local/state/nodejobs/a/"))
+    assert "why          exit code 4" in on("web1", "status", "a").stdout
+    assert json.loads(on("web1", "list", "--json").stdout)[0]["self_id"] == "a"
+    done = on("web1", "logs", "a")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")
+    assert on("web1", "wait", "a").returncode == 4
+    on("web1", "run", "--id", "b", "--", "sleep", "1000")
+    assert on("web1", "wait", "b", "--timeout", "0").returncode == 124
+    assert on("web1", "stop", "b").stdout.startswith("b: stopped by SIGTERM (run 1, ")
+    assert on("web1", "history", "b").stdout.startswith("RUN")
+    assert on("web1", "remove", "b").returncode == 0
+    assert on("web1", "prune", "--keep", "0").stdout == "removed 1 run\n"
+    done = on("web1", "status", "a")
+    assert done.returncode == 125 and done.stderr.startswith("nodejobs: ") and "'a'" in done.stderr
+    assert not jobs.list_status() and not fleet.jobs("web2").list_status()
+    assert sorted(os.listdir(str(fleet.home("web1")))) == [".local", "bin"]
+
+
+@needs_sshd
+def test_the_bytes_of_one_host_pass_through_untouched(cli, fleet, store):
+    content = bytes(range(256)) * 1000 + b"no newline"
+    (fleet.home("web1") / "content").write_bytes(content)
+    words = [PYTHON, str(FILE), "--on", "web1"]
+    env = dict(os.environ, **fleet.env)
+    subprocess.check_call(words + ["run", "--id", "a", "-c", "cat ~/content; cat ~/content >&2", "--wait"], env=env)
+    done = subprocess.run(words + ["logs", "a"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, content, content)
+
+
+@needs_sshd
+def test_lines_of_several_hosts_have_their_name_and_are_never_mixed(on, fleet):
+    script = ("import os, sys\nfor n in range(3000):\n"
+              "    for part in ('line ', '%d ' % n, 'x' * (n % 99) + '\\n'): os.write(1 + n % 2, part.encode())\n"
+              "os.write(1, b'\\xff no newline')\n")
+    assert on("web1,web2", "run", "--id", "a", "--wait", "--", "python3", "-c", script).returncode == 0
+    done = subprocess.run([PYTHON, str(FILE), "--on", "web2,web1,web2", "logs", "a"], env=dict(os.environ, **fleet.env),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    expected = [("line %d %s" % (n, "x" * (n % 99))).encode() for n in range(3000)]
+    assert done.returncode == 0
+    for host in (b"web1: ", b"web2: "):
+        for output, lines in ((done.stdout, expected[::2] + [b"\xff no newline"]), (done.stderr, expected[1::2])):
+            assert [line[6:] for line in output.split(b"\n") if line.startswith(host)] == lines
+    assert len(done.stdout.splitlines()) == 3002 and len(done.stderr.splitlines()) == 3000
+    assert done.stdout.endswith(b"\n")
+
+
+@needs_sshd
+def test_several_hosts_work_at_the_same_time_and_the_largest_exit_code_counts(on, fleet):
+    other = "until [ -e ~/../%s/here ]; do sleep 0.01; done"
+    line = "touch ~/here; %s; %s; exit $(basename $HOME | tr -d web)" % (other % "web1", other % "web2")
+    done = on("web1,web2", "run", "--id", "meet", "--timeout", "50s", "--wait", "-c", line)
+    assert done.returncode == 2
+    assert re.sub(r"\d\.\ds", "Ns", "".join(sorted(done.stdout.splitlines(True)))) == (
+        "web1: meet: failed: exit code 1 (run 1, Ns)\nweb2: meet: failed: exit code 2 (run 1, Ns)\n")
+    assert on("web2,web1", "wait", "meet").returncode == 2
+    assert on("web1", "wait", "meet").returncode == 1
+
+
+@needs_sshd
+def test_a_host_that_cannot_be_reached_is_told_and_the_others_do_their_part(on, fleet):
+    done = on("dead", "list")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines()[-1] == "nodejobs: dead: not reached; `ssh -F %s -T dead true` has to work" % fleet.config
+    done = on("web1,dead,web2", "run", "--id", "a", "--wait", "--", "echo", "hi")
+    assert done.returncode == 125
+    assert sorted(line.partition(" (")[0] for line in done.stdout.splitlines()) == ["web1: a: finished", "web2: a: finished"]
+    assert "dead: ssh: connect to host" in done.stderr and "nodejobs: dead: not reached; `ssh" in done.stderr
+    done = on("web1,dead", "wait", "a", env={"NODEJOBS_SSH": "/no/such/ssh"})
+    assert done.returncode == 125 and done.stdout == ""
+    assert done.stderr.splitlines() == ["nodejobs: %s: cannot start /no/such/ssh: No such file or directory; name your "
+                                        "ssh in $NODEJOBS_SSH" % host for host in ("web1", "dead")]
+    assert on("web1", "list", env={"NODEJOBS_PYTHON": "/no/such/python3"}).returncode == 127
+
+
+@needs_sshd
+def test_ssh_and_a_command_share_the_code_255_and_that_is_said(on):
+    done = on("web1", "run", "--id", "a", "--wait", "-c", "exit 255")
+    assert done.returncode == 125
+    assert done.stderr == ("nodejobs: web1: the connection was lost, or the exit code there is 255; what runs there "
+                           "goes on\n")
+    assert json.loads(on("web1", "status", "a", "--json").stdout)["exit_code"] == 255
+
+
+@needs_sshd
+def test_json_of_several_hosts_is_an_object_by_host(on, fleet):
+    on("web1", "run", "--id", "a", "--wait", "--", "true")
+    done = on("web1,web2,dead", "list", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 125 and list(answer) == ["web1", "web2", "dead"]
+    assert [record["self_id"] for record in answer["web1"]] == ["a"] and (answer["web2"], answer["dead"]) == ([], None)
+    done = on("web1,web2", "status", "a", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 125 and answer["web1"]["status"] == "finished" and answer["web2"] is None
+    assert done.stderr.startswith("web2: nodejobs: ") and len(done.stderr.splitlines()) == 1
+    make_script(fleet.home("web2") / "bin" / "python3", "#!/bin/sh\necho hello\n", 0o755)
+    done = on("web1,web2", "list", "--json")
+    assert done.returncode == 125 and json.loads(done.stdout)["web2"] is None
+    assert done.stderr == "nodejobs: web2: its answer is no JSON: 'hello'\n"
+    assert list(json.loads(on("web1,", "list", "--json").stdout)) == ["web1"], "a list of one is a list"
+    assert on("web1,", "wait", "a").stdout.startswith("web1: a: finished")
+
+
+@needs_sshd
+def test_the_store_is_the_default_one_there_or_the_one_that_is_named(cli, on, fleet, store):
+    assert on("web1", "run", "--id", "a", "--wait", "--", "true").returncode == 0
+    assert list(fleet.jobs("web1").list_status()) == ["a"] and not store.exists()
+    for words in (["--db", "%s/my db" % fleet.home("web1"), "--on", "web1", "run", "--id", "b"],
+                  ["--on", "web1", "run", "--db=%s/my db" % fleet.home("web1"), "--id", "c"]):
+        assert cli(*words, "--wait", "--", "true", env=fleet.env).returncode == 0
+    assert list(Jobs(fleet.home("web1") / "my db").list_status()) == ["b", "c"]
+    assert list(fleet.jobs("web1").list_status()) == ["a"]
+
+
+@pytest.mark.parametrize("hosts", ["", ",", "web1,,", ",web1", "-oProxyCommand=id", "web1,-v", "me@-v", "a b", "a;b", "$(id)", "a\nb", "@"])
+def test_what_is_no_host_is_refused_before_ssh_sees_it(cli, tmp_path, hosts):
+    make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
+    done = cli("--on=" + hosts, "list", env={"NODEJOBS_SSH": str(tmp_path / "ssh")})
+    assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "seen").exists()
+    assert re.match(r"^nodejobs: --on: '.*' is no host; say web1, or me@web1,web2, as ssh takes them\n$", done.stderr)
+
+
+def test_wrong_usage_is_told_before_ssh_is_started(cli, tmp_path):
+    make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
+    env = {"NODEJOBS_SSH": str(tmp_path / "ssh")}
+    for words, text in ((["lsit"], "did you mean 'list'?"), (["list", "--jsno"], "did you mean --json?"), (["wait"], "takes ID"),
+                        (["list", "--on", "web2"], "there is no option --on, it goes before the verb")):
+        done = cli("--on", "web1", *words, env=env)
+        assert done.returncode == 2 and text in done.stderr, words
+    assert cli("--on", "web1", "list", "--help", env=env).stdout.startswith("usage: python3 nodejobs.py list")
+    assert not (tmp_path / "seen").exists()
+    assert cli("--on", "web1", "list", env=env).returncode == 0 and (tmp_path / "seen").exists()
+
+
+def test_read_from_standard_input_it_cannot_send_itself_and_says_so():
+    with open(str(FILE), "rb") as file:
+        done = subprocess.run([PYTHON, "-", "--on", "web1", "list"], stdin=file, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+    assert (done.returncode, done.stdout) == (125, "") and len(done.stderr.splitlines()) == 1
+    assert "read from standard input" in done.stderr and "save it" in done.stderr
+
+
+@needs_sshd
+def test_it_sends_itself_from_a_zip_and_from_a_package(fleet, tmp_path):
+    (tmp_path / "myapp").mkdir()
+    (tmp_path / "myapp" / "__init__.py").write_text("")
+    shutil.copy(str(FILE), str(tmp_path / "myapp" / "nodejobs.py"))
+    with zipfile.ZipFile(str(tmp_path / "app.zip"), "w") as archive:
+        archive.write(str(FILE), "nodejobs.py")
+    for place, module in ((tmp_path, "myapp.nodejobs"), (tmp_path / "app.zip", "nodejobs")):
+        script = "import sys; sys.path.insert(0, %r); from %s import main; sys.exit(main())" % (str(place), module)
+        done = subprocess.run([PYTHON, "-c", script, "--on", "web1", "run", "--wait", "--id", module, "--", "true"],
+                              env=dict(os.environ, **fleet.env), cwd="/", stdout=subprocess.PIPE, universal_newlines=True)
+        assert done.returncode == 0 and done.stdout.startswith("%s: finished (run 1" % module)
+
+
+@needs_sshd
+def test_a_job_there_outlives_the_connection_and_the_sshd(on, fleet):
+    done = on("web1", "run", "--id", "a", "--", "sh", "-c", "until [ -e ~/go ]; do sleep 0.01; done; echo done")
+    assert done.returncode == 0 and done.stdout.startswith("a: running")
+    fleet.sshds["web1"].terminate()
+    fleet.sshds["web1"].wait()
+    assert fleet.jobs("web1").get_status("a").status == STATUS.c_running
+    (fleet.home("web1") / "go").write_text("")
+    assert fleet.jobs("web1").wait("a", 20).status == STATUS.c_finished
+    assert fleet.jobs("web1").job_logs("a") == ("done\n", "")
+
+
+@needs_sshd
+@pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_ends_ssh_and_whoever_waits_there_but_no_job(fleet, hosts, number, tmp_path):
+    command = [PYTHON, str(FILE), "--on", hosts, "run", "--id", "a", "--wait", "--", "sleep", "1000"]
+    process = subprocess.Popen(command, env=dict(os.environ, **fleet.env), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    names = hosts.split(",")
+    try:
+        for name in names:
+            eventually(lambda: (fleet.jobs(name).get_status("a") or JobRecord(self_id="a")).status == STATUS.c_running)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, out) == (130, "")
+    assert err == "nodejobs: interrupted; what was started on %s goes on\n" % ", ".join(names)
+    for name in names:
+        record = fleet.jobs(name).get_status("a")
+        assert record.status == STATUS.c_running
+        eventually(lambda: set(fleet.processes(name)) == {record.monitor_pid, record.last_pid})
+
+
+@needs_sshd
+def test_a_reader_that_has_enough_ends_it(fleet):
+    env = dict(os.environ, **fleet.env)
+    words = [PYTHON, str(FILE), "--on", "web1,web2"]
+    subprocess.check_call(words + ["run", "--id", "a", "--wait", "-c", "seq 200000"], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words + ["logs", "a"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b"web")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+    process.stderr.close()
+
+
+def at_a_terminal(words, env, answer):
+    """Run words as a terminal's session, type the answer (when, what); return what was shown, and the exit code."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(words[0], words, env)
+    shown, deadline = b"", time.monotonic() + 60
+    try:
+        while True:
+            if answer and answer[0](shown):
+                os.write(terminal, answer[1])
+                answer = None
+            if select.select([terminal], [], [], 0.01)[0]:
+                shown += os.read(terminal, 65536)
+            assert time.monotonic() < deadline, shown
+    except OSError:  # how a terminal ends
+        pass
+    finally:
+        os.close(terminal)  # hangs up, where it has not ended
+        status = os.waitpid(pid, 0)[1]
+    return shown.decode(), status >> 8
+
+
+@needs_sshd
+def test_one_host_may_ask_on_the_terminal_and_several_never_do(fleet):
+    (fleet.path / "known_hosts").write_text("")
+    env = dict(os.environ, NODEJOBS_SSH="ssh -o StrictHostKeyChecking=ask -F %s" % fleet.config)
+    words = [PYTHON, str(FILE), "--on", "web1,web2", "list"]
+    shown, code = at_a_terminal(words, env, None)
+    assert code == 125 and "continue connecting" not in shown
+    assert shown.count("Host key verification failed") == shown.count("has to work without a question") == 2
+    shown, code = at_a_terminal(words[:3] + ["web1", "list"], env, (lambda shown: b"continue connecting" in shown, b"yes\n"))
+    assert code == 0 and "no jobs in %s" % fleet.home("web1") in shown
+
+
+@needs_sshd
+@pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
+def test_control_c_at_the_terminal_ends_the_waiting_and_no_job(on, fleet, hosts):
+    on(hosts, "run", "--id", "a", "--", "sleep", "1000")
+    words = [PYTHON, str(FILE), "--on", hosts, "run", "--id", "b", "--wait", "-c", "touch ~/ready; sleep 1000"]
+    ready = [fleet.home(name) / "ready" for name in hosts.split(",")]
+    shown, code = at_a_terminal(words, dict(os.environ, **fleet.env),
+                                (lambda shown: all(path.exists() for path in ready), b"\3"))
+    assert code == 130 and "nodejobs: interrupted; what was started on %s goes on" % hosts.replace(",", ", ") in shown
+    assert "Traceback" not in shown and "not reached" not in shown and "lost" not in shown
+    for name in hosts.split(","):
+        assert [fleet.jobs(name).get_status(job_id).status for job_id in "ab"] == ["running"] * 2
+
+
+@needs_sshd
+def test_tables_fit_the_terminal_here(on, fleet):
+    on("web1,web2", "run", "--id", "a", "--wait", "--", "echo", "x" * 100)
+    for hosts in ("web1", "web1,web2"):
+        lines = on(hosts, "list", env={"COLUMNS": "90"}).stdout.splitlines()
+        assert max(map(len, lines)) == 90
+    assert max(map(len, on("web1", "list").stdout.splitlines())) > 150
+    on("web1", "run", "--id", "b", "--wait", "-c", "echo $COLUMNS", env={"COLUMNS": "90"})
+    assert fleet.jobs("web1").job_logs("b")[0] == "\n", "a command there does not get our width"
+
+
+@needs_sshd
+def test_a_shared_connection_that_stays_does_not_hold_it_up(on, fleet):
+    env = {"NODEJOBS_SSH": "ssh -F %s -oControlMaster=auto -oControlPersist=300 -oControlPath=%s/%%n.sock"
+                           % (fleet.config, os.path.relpath(str(fleet.path)))}
+    try:
+        for _ in range(2):
+            done = on("web1,web2", "list", env=env, timeout=30, cwd=os.getcwd())
+            assert done.returncode == 0 and len(done.stderr.splitlines()) == 2
+            assert {"web1.sock", "web2.sock"} <= set(os.listdir(str(fleet.path)))
+    finally:
+        for name in ("web1", "web2"):
+            subprocess.call(env["NODEJOBS_SSH"].split() + ["-O", "exit", name], stderr=subprocess.DEVNULL)
+
+
+@needs_sshd
+def test_what_an_ssh_leaves_behind_does_not_hold_it_up(on, fleet):
+    """Before OpenSSH 8.5, such a master kept the stderr that it was started with."""
+    script = "#!/bin/sh\nsleep 1000 > /dev/null < /dev/null &\necho $! >> %s/pids\nexec ssh -F %s \"$@\"\n"
+    make_script(fleet.path / "ssh", script % (fleet.path, fleet.config), 0o755)
+    try:
+        done = on("web1,web2", "list", env={"NODEJOBS_SSH": str(fleet.path / "ssh")}, timeout=30)
+        assert done.returncode == 0 and len(done.stderr.splitlines()) == 2
+    finally:
+        for pid in (fleet.path / "pids").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@needs_sshd
+def test_the_fleet_example_patches_all_and_tells_which_failed(fleet, newcomer):
+    home, env = newcomer
+    env.update(fleet.env)
+    words = ["sh", HERE / "examples" / "fleet_patch.sh"]
+    line = 'echo patching; test ! -e ~/broken || { echo "no space left" >&2; exit 100; }'
+    (fleet.home("web2") / "broken").write_text("")
+    done = run_example(newcomer, *words, "web1,web2,dead", line)
+    assert done.returncode == 125, "dead cannot be reached, which is worse than 100"
+    assert re.search(r"^web1: patch: finished \(run 1, ", done.stdout, re.M)
+    assert re.search(r"^web2: patch: failed: exit code 100 \(run 1, ", done.stdout, re.M)
+    assert "web2:   | no space left\n" in done.stderr and "nodejobs: dead: not reached" in done.stderr
+    assert done.stdout.endswith("FAILED  web2: exit code 100\nFAILED  dead: not reached\n1 of 3 patched\n")
+    (fleet.home("web2") / "broken").unlink()
+    done = run_example(newcomer, *words, "web1,web2", line)
+    assert done.returncode == 0 and done.stdout.endswith("\n2 of 2 patched\n")
+    assert done.stderr == "web1: nodejobs: patch is fresh; nothing was started\n"
+    assert [fleet.jobs(name).get_status("patch").run for name in ("web1", "web2")] == [1, 2]
+    assert run_example(newcomer, *words, "web1", line).stdout.endswith("\n1 of 1 patched\n")
+    assert run_example(newcomer, *words, "-v").returncode == 2
+    assert run_example(newcomer, *words).stderr == "usage: fleet_patch.sh HOST,... [SHELL-LINE]\n"
+
+
+PLAYBOOK = HERE / ".venv-ansible" / "bin" / "ansible-playbook"
+
+
+@needs_sshd
+@pytest.mark.skipif(not PLAYBOOK.exists(), reason="needs Ansible: make ansible")
+def test_the_ansible_example_runs_a_job_once_and_fails_where_it_failed(fleet, newcomer):
+    home, env = newcomer
+    env.update(LC_ALL="C.UTF-8", ANSIBLE_HOME=str(home / "ansible"), ANSIBLE_LOCALHOST_WARNING="0", ANSIBLE_NOCOLOR="1",
+               ANSIBLE_SSH_ARGS="-F %s -oControlMaster=no" % fleet.config)
+
+    def play(*words):
+        done = run_example(newcomer, PLAYBOOK, "-i", "web1,web2,", HERE / "examples" / "ansible" / "job.yml",
+                           "-e", "ansible_python_interpreter=" + PYTHON, "-e", "python=" + PYTHON, *words)
+        recap = {host: dict(re.findall(r"(\w+)=(\d+)", counts)) for host, counts
+                 in re.findall(r"^(web\d) +: (.*)$", done.stdout, re.M)}
+        return done, [(recap[host]["changed"], recap[host]["failed"], recap[host]["unreachable"]) for host in ("web1", "web2")]
+
+    line = json.dumps({"job_id": "tidy up", "line": 'echo "it\'s $HOME"; test ! -e ~/broken || { echo oh >&2; exit 3; }'})
+    assert play("--check", "-e", line)[0].returncode == 0 and not fleet.jobs("web1").list_status()
+    (fleet.home("web2") / "broken").write_text("")
+    done, recap = play("-e", line)
+    assert recap == [("2", "0", "0"), ("2", "1", "0")] and done.returncode == 2, done.stdout + done.stderr
+    for name in ("web1", "web2"):
+        assert "it's %s" % fleet.home(name) in done.stdout
+    assert "tidy up: finished (run 1, " in done.stdout and "tidy up: failed: exit code 3 (run 1, " in done.stdout
+    (fleet.home("web2") / "broken").unlink()
+    done, recap = play("-e", line)
+    assert recap == [("0", "0", "0"), ("1", "0", "0")] and done.returncode == 0, done.stdout + done.stderr
+    done, recap = play("-e", line)
+    assert recap == [("0", "0", "0"), ("0", "0", "0")] and done.returncode == 0, done.stdout + done.stderr
+    assert [fleet.jobs(name).get_status("tidy up").run for name in ("web1", "web2")] == [1, 2]
 
 
 # ------ under attack ------
@@ -3010,3 +3762,426 @@ def test_make_install_and_make_wheel_give_the_command(newcomer, tmp_path):
     subprocess.check_call(host_pip + ["--python", str(venv / "bin/python"), "install", "--quiet", "--no-deps", str(wheel)])
     assert subprocess.check_output([str(venv / "bin/nodejobs"), "--version"]).startswith(b"nodejobs ")
     subprocess.check_call([str(venv / "bin/python"), "-c", "from nodejobs.jobs import Jobs; import nodejobs"], cwd="/")
+
+
+# ------ the examples that show jobs ------
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                  "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+WEB = HERE / ".venv-web"
+HOSTILE = "<script>document.title='owned'</script>\x1b[2J\u202e\n&lt;"
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location("example_" + name, str(HERE / "examples" / (name + ".py")))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def chromium(directory, url, *options):
+    """Let a browser with nothing of its own open a URL; return what it prints."""
+    words = [CHROMIUM, *CHROMIUM_FLAGS, "--user-data-dir=%s" % (directory / "profile"), *options, url]
+    process = subprocess.Popen(words, env=dict(os.environ, HOME=str(directory)), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.communicate(timeout=90)[0].decode()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class LivePage:
+    """The live page of a store, served by a thread of ours."""
+
+    def __init__(self, jobs):
+        self.module = load_example("live_page")
+        self.server = self.module.Server(("127.0.0.1", 0), jobs)
+        self.url = "http://127.0.0.1:%d" % self.server.server_port
+        self.bearer = {"Authorization": "Bearer " + self.server.token}
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def ask(self, method, path, headers=()):
+        """Return (status, headers, body) of a request; of an event stream the response itself, still open."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=30)
+        connection.request(method, path, headers=dict(headers))
+        response = connection.getresponse()
+        if response.getheader("Content-Type").startswith("text/event-stream"):
+            return response.status, response.headers, response
+        with contextlib.closing(connection):
+            return response.status, response.headers, response.read().decode()
+
+    def browse(self, directory, fragment, script, calls=(), options=("--dump-dom",)):
+        """Open the page in a browser and run a script in it; return (what the script returns, what is printed).
+
+        The last script of the page is only given when ours has come to its end; until then the browser takes
+        the page for not yet loaded. So nobody has to guess how long it needs. `calls` are what it may call here.
+        """
+        ended, returned, calls = threading.Event(), [], dict(calls)
+
+        class Handler(self.module.Handler):
+            def do_GET(self):
+                if self.path == "/hold.js":
+                    ended.wait(60)
+                super().do_GET()
+
+            def do_POST(self):
+                if self.path == "/end":
+                    returned.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                    ended.set()
+                if self.path in calls:
+                    calls[self.path]()
+                super().do_POST()
+        self.server.RequestHandlerClass = Handler
+        page, kind = self.module.HTML, "text/javascript"
+        self.module.FILES.update({
+            "/": ("text/html", page + '<script src="drive.js" async></script><script src="hold.js" defer></script>'),
+            "/hold.js": (kind, ""), "/drive.js": (kind, """
+                const until = async check => { while (!check()) await new Promise(go => setTimeout(go, 20)); };
+                const element = id => document.getElementById(id), text = id => element(id).textContent;
+                const call = path => fetch(path, {method: "POST"});
+                const shown = kind => [...document.querySelectorAll("#log ." + kind)].map(part => part.textContent).join("");
+                (async () => { %s })().catch(error => String(error)).then(
+                    end => fetch("end", {method: "POST", body: JSON.stringify(end)}));
+                """ % script)})
+        printed = chromium(directory, self.server.url + fragment, *options)
+        assert returned, "the script did not come to its end"
+        return returned[0], printed
+
+
+@pytest.fixture
+def live(jobs):
+    page = LivePage(jobs)
+    yield page
+    page.close()
+
+
+@needs_chromium
+def test_the_live_page_follows_a_job_in_a_browser(live, jobs, tmp_path):
+    go = tmp_path / "go"
+    command = "echo before; while ! [ -e %s ]; do sleep 0.02; done; echo after; echo trouble >&2; exit 3" % go
+    jobs.run(command, "web server/1?a=b&c", startsecs=0)
+    jobs.run("true", "other")
+    seen, printed = live.browse(tmp_path, "&job=" + urllib.parse.quote(urllib.parse.quote("web server/1?a=b&c", safe="")), """
+        await until(() => text("log") == "before\\n" && text("state") == "running");
+        const first = text("facts");
+        await call("go");
+        await until(() => shown("stderr") && text("state") == "failed");
+        return {first, facts: text("facts"), name: text("name"), command: text("command"), log: shown("stdout"),
+                errors: shown("stderr"), summary: text("summary"), notice: text("notice"), title: document.title,
+                ids: [...document.querySelectorAll("#jobs .id")].map(id => id.textContent), stop: element("stop").hidden};
+        """, {"/go": go.touch})
+    assert seen == {"first": seen["first"], "facts": seen["facts"], "name": "web server/1?a=b&c", "command": command,
+                    "log": "before\nafter\n", "errors": "trouble\n", "summary": "2 jobs", "notice": "", "title": "nodejobs",
+                    "ids": ["other", "web server/1?a=b&c"], "stop": True}, seen
+    assert "exit code 3" in seen["facts"] and "run 1" in seen["first"]
+    assert live.server.token not in printed
+
+
+@needs_chromium
+def test_the_live_page_shows_hostile_text_as_text(live, jobs, tmp_path):
+    hostile = ("<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\n"
+               "\x1b[31mred\x1b]0;title\x07 \u202etrap \u2066\r\n one\rtwo \0 é日🎉 </pre>&amp;")
+    (tmp_path / "hostile").write_bytes(hostile.encode() + b"\xff\xc3")
+    jobs.run("cat %s; cat %s >&2; : %s" % (tmp_path / "hostile", tmp_path / "hostile", "'</script><b>'"), HOSTILE, startsecs=20)
+    seen, printed = live.browse(tmp_path, "", """
+        await until(() => document.querySelector("#jobs .id"));
+        const id = document.querySelector("#jobs .id");
+        id.parentElement.click();
+        await until(() => shown("stderr").endsWith("\ufffd") && text("state") == "finished");
+        const escapes = [...document.querySelectorAll("#log .stdout .raw")].map(raw => getComputedStyle(raw, "::before").content);
+        return {id: id.textContent, name: text("name"), log: shown("stdout"), errors: shown("stderr"), escapes,
+                title: document.title, scripts: document.querySelectorAll("main script, main b, main img").length};
+        """)
+    # Byte for byte what was written (a browser sees U+FFFD for what is no UTF-8), and yet none of it does anything.
+    assert seen["log"] == seen["errors"] == hostile + "\ufffd\ufffd"
+    assert (seen["title"], seen["scripts"]) == ("nodejobs", 0), seen
+    assert seen["id"] == seen["name"] == HOSTILE
+    assert seen["escapes"] == ['"\\\\%s"' % text for text in (
+        "x1b", "x1b", "x07", "u202e", "u2066", "r", "x00")], seen["escapes"]
+    assert "<script>document" not in printed and "&lt;script&gt;document" in printed and "<img" not in printed
+
+
+@needs_chromium
+def test_the_live_page_stops_a_job_by_two_clicks(live, jobs, tmp_path):
+    record = jobs.run(["sleep", "1000"], "a/b \udcff", startsecs=0)
+    seen, _ = live.browse(tmp_path, "&job=a%252Fb%2520%25FF", """
+        await until(() => !element("stop").hidden);
+        element("stop").click();
+        const asked = text("stop");
+        element("stop").click();
+        await until(() => text("state") == "stopped");
+        return [asked, text("notice"), location.hash];
+        """)
+    assert seen == ["Really stop it?", "", "#job=a%252Fb%2520%25FF"], "the token is not left in the address"
+    assert jobs.get_status("a/b \udcff").status == STATUS.c_stopped and not is_alive(record.last_pid)
+
+
+@needs_chromium
+def test_the_live_page_says_what_is_missing_without_its_token(live, jobs, tmp_path):
+    jobs.run("echo secret", "secret")
+    seen, printed = live.browse(tmp_path, "x&job=secret", """
+        await until(() => text("notice"));
+        return [text("notice"), element("job").hidden];
+        """)
+    assert seen == ["No access: open the URL that live_page.py printed when it was started.", True]
+    assert "secret" not in printed
+
+
+@pytest.mark.parametrize("method, path", [("GET", "/jobs"), ("GET", "/follow?id=a"), ("POST", "/stop?id=a"), ("POST", "/enter")])
+def test_the_live_page_gives_nothing_without_its_token(live, jobs, method, path):
+    jobs.run(["sleep", "1000"], "a", startsecs=0)
+    cookie = live.ask("POST", "/enter", live.bearer)[1]["Set-Cookie"]
+    assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; ")) and live.server.token not in cookie
+    reading = {"Cookie": "x=y; " + cookie.partition(";")[0]}
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": live.server.token}, {"Cookie": "nodejobs=;"},
+                    {"Authorization": "Bearer \xe9"}, {"Authorization": live.bearer["Authorization"][:-1]}):
+        assert live.ask(method, path, headers)[0] == 403, headers
+    assert live.ask(method, path, reading)[0] == (200 if method == "GET" else 403), "the cookie is for reading only"
+    for headers in ({"Host": "evil.example:%d" % live.server.server_port}, {"Host": ""}, {"Host": "127.0.0.1.evil.example"},
+                    {"Host": "localhost@evil.example"}, {"Host": "[", }, {"Host": "localhost:0x50"},
+                    {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"}):
+        assert live.ask(method, path, dict(live.bearer, **dict(reading, **headers)))[0] == 421, headers
+    assert jobs.get_status("a").status == STATUS.c_running
+    assert live.ask(method, path, dict(live.bearer, Host="localhost:1234"))[0] == 200, "an ssh tunnel may begin at another port"
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/jobs", "/follow?id=a", "/nothing", "/follow?id=none"])
+def test_the_live_page_lets_no_foreign_script_run(live, jobs, path):
+    jobs.run("true", "a")
+    status, headers, _ = live.ask("GET", path, live.bearer)
+    assert status == (404 if "no" in path.partition("?")[0] or "none" in path else 200)
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'" and policy["frame-ancestors"] == "'none'"
+    assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    for path in ("/../nodejobs.py", "/%2e%2e/x", "//[", "*", "/?a=%ff"):
+        assert live.ask("GET", path, live.bearer)[0] == (200 if path == "/?a=%ff" else 404)
+
+
+def test_the_live_page_loads_nothing_from_elsewhere(live):
+    text = "".join(content for _, content in live.module.FILES.values()) + dict(live.module.HEADERS)["Content-Security-Policy"]
+    assert re.findall(r"(?i)https?://[^'\"\s]*", text) == ["http://www.w3.org/2000/svg"], "the name of SVG is no address"
+    assert "innerHTML" not in text and "@import" not in text and not re.search(r"<script(?! src)|\son\w+=", text)
+
+
+def test_a_reader_of_the_live_page_that_was_cut_off_gets_every_byte_once(live, jobs, tmp_path):
+    go, text = tmp_path / "go", "é日🎉" * 2000
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    jobs.run("cat %s; while ! [ -e %s ]; do sleep 0.02; done; cat %s" % (tmp_path / "text", go, tmp_path / "text"), "a b", startsecs=0)
+    read, place = "", None
+    while len(read) < len(text):
+        status, _, stream = live.ask("GET", "/follow?id=a%20b", dict(live.bearer, **{"Last-Event-ID": place} if place else {}))
+        assert status == 200
+        frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
+        if frame["event"] == "status":
+            assert json.loads(frame["data"])["status"] == "running"
+            frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
+        stream.close()
+        read, place = read + json.loads(frame["data"])["text"], frame["id"]
+    go.touch()
+    events = list(Jobs.subscribe_sse(live.url + "/follow?id=a+b", place, live.bearer))
+    assert read + "".join(event.text for event in events if event.type == "stdout") == text * 2
+    assert events[-1].status == STATUS.c_finished
+    assert live.ask("GET", "/follow?id=a+b", dict(live.bearer, **{"Last-Event-ID": "<nonsense>"}))[0] == 400
+
+
+def test_the_live_page_tells_every_change_of_the_list(live, jobs):
+    stream = live.ask("GET", "/jobs", live.bearer)[2]
+
+    def next_list():
+        lines = iter(lambda: stream.readline().decode().strip(), None)
+        return json.loads(next(line for line in lines if line.startswith("data: "))[6:])
+    assert next_list() == {"total": 0, "jobs": []}
+    jobs.run(["sleep", "1000"], "a", startsecs=0)
+    told = next_list()
+    while told["jobs"][0]["status"] == "starting":
+        told = next_list()
+    row = told["jobs"][0]
+    assert (row["id"], row["status"], row["active"], row["command"]) == ("a", "running", True, "sleep 1000")
+    assert live.ask("POST", "/stop?id=a", live.bearer)[2] == "stopped\n"
+    while told["jobs"][0]["status"] != "stopped":
+        told = next_list()
+    stream.close()
+    assert [live.ask("POST", path, live.bearer)[0] for path in ("/stop?id=none", "/stop", "/")] == [404, 400, 404]
+
+
+def test_who_leaves_the_live_page_leaves_no_thread_behind(live, jobs):
+    jobs.run(["sleep", "1000"], "a", startsecs=0)
+    live.module.HEARTBEAT = 0.05
+    before = threading.active_count()
+    streams = [live.ask("GET", path, live.bearer)[2] for path in ("/jobs", "/follow?id=a", "/follow?id=a")]
+    assert threading.active_count() >= before + 3
+    for stream in streams:
+        stream.readline()
+        stream.close()
+    eventually(lambda: threading.active_count() == before)
+    log = jobs.get_status("a").stdout_path
+    assert log not in [os.readlink("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd")
+                       if os.path.exists("/proc/self/fd/" + fd)]
+
+
+def test_the_live_page_prints_its_token_once_and_logs_nothing(newcomer, store):
+    home, env = newcomer
+    Jobs(store).run("true", "a")
+    process = subprocess.Popen([PYTHON, str(HERE / "examples" / "live_page.py"), "--port", "0", "--db", str(store)],
+                               env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    try:
+        url, _, token = process.stdout.readline().strip().partition("/#token=")
+        assert url.startswith("http://127.0.0.1:") and len(token) >= 32
+        assert urllib.request.urlopen(url + "/").read().startswith(b"<!doctype html>")
+        headers = {"Authorization": "Bearer " + token}
+        assert [event.status for event in Jobs.subscribe_sse(url + "/follow?id=a", headers=headers)] == ["finished"]
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(url + "/jobs?token=" + token)
+        port = url.rpartition(":")[2]
+        second = subprocess.run([PYTHON, str(HERE / "examples" / "live_page.py"), "--port", port], env=env,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        assert second.returncode == 1 and second.stderr.count("\n") == 1 and "try --port 0" in second.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, ("", ""))
+
+
+def test_the_fastapi_example_streams_the_same_events(newcomer, store):
+    if not (WEB / "ready").exists():
+        pytest.skip("needs FastAPI: `make web` installs it into .venv-web")
+    home, env = newcomer
+    go, jobs = home / "go", Jobs(store)
+    jobs.run("echo é日; while ! [ -e %s ]; do sleep 0.02; done; echo more; echo bad >&2" % go, "a b", startsecs=0)
+    words = [str(WEB / "bin" / "python"), "-u", str(HERE / "examples" / "fastapi_events.py"), "0"]
+    process = subprocess.Popen(words, env=dict(env, NODEJOBS_DB=str(store)), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    try:
+        url = next(found.group() for found in map(re.compile(r"http://127\.0\.0\.1:\d+").search, process.stderr) if found)
+        stream = urllib.request.urlopen(url + "/events?job_id=a+b", timeout=30)
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        frames = [stream.readline().decode() for _ in range(8)]
+        stream.close()  # cut off in the middle
+        assert frames[1:8:4] == ["event: status\n", "event: stdout\n"] and json.loads(frames[6][6:])["text"] == "é日\n"
+        go.touch()
+        jobs.wait("a b")
+        place = frames[4].partition(": ")[2].strip()
+        events = list(Jobs.subscribe_sse(url + "/events?job_id=a+b", place))
+        assert "".join(event.text for event in events if event.type == "stdout") == "more\n"
+        assert "".join(event.text for event in events if event.type == "stderr") == "bad\n"
+        assert events[-1].status == "finished"
+        listed = json.loads(urllib.request.urlopen(url + "/jobs").read().decode())
+        assert [record["status"] for record in listed] == ["finished"]
+        for job_id, place, code in (("none", "", 404), ("a+b", "nonsense", 400)):
+            request = urllib.request.Request(url + "/events?job_id=" + job_id, headers={"Last-Event-ID": place})
+            with pytest.raises(urllib.error.HTTPError, match=str(code)):
+                urllib.request.urlopen(request)
+        # Nobody reads any more, so nothing of the job is open any more.
+        eventually(lambda: not any(str(store) in os.readlink(str(fd)) for fd in
+                                   pathlib.Path("/proc/%d/fd" % process.pid).iterdir() if os.path.lexists(str(fd))))
+    finally:
+        process.send_signal(signal.SIGINT)
+        log = process.communicate(timeout=30)[1]
+    assert "Traceback" not in log, log
+
+
+def timeline_of(newcomer, *words):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "timeline.py", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    root = xml.etree.ElementTree.fromstring(re.search("<svg.*</svg>", done.stdout, re.S).group())
+    svg = "{http://www.w3.org/2000/svg}"
+    bars = [(bar.get("class").split()[1], bar.find(svg + "title").text, float(bar.get("x")), float(bar.get("width")))
+            for bar in root.iter(svg + "rect") if bar.get("class").startswith("bar")]
+    rows = [group.find(svg + "text").text for group in root.iter(svg + "g")]
+    return done.stdout, bars, rows
+
+
+def test_the_timeline_draws_a_bar_for_every_run(newcomer, store, jobs):
+    for command in ("sleep 0.3", "exit 3"):
+        jobs.run(command, "twice", startsecs=20)
+    jobs.run(["no-such-program"], HOSTILE)
+    jobs.run(["sleep", "1000"], "long", startsecs=0)
+    page, bars, rows = timeline_of(newcomer, "--db", store)
+    assert rows == ["twice", nodejobs.printable(HOSTILE)[:29] + "\u2026", "long"]
+    assert sorted(status for status, _, _, _ in bars) == ["failed", "failed_start", "finished", "running"]
+    finished, failed = bars[:2]
+    assert finished[1].startswith("twice, run 1: finished\nstarted ") and finished[1].endswith("\ntook 0.3s")
+    assert "twice, run 2: failed\nexit code 3\n" in failed[1] and finished[3] > failed[3] and finished[2] < failed[2]
+    assert nodejobs.printable(HOSTILE) in bars[2][1] and "cannot execute no-such-program" in bars[2][1]
+    assert all(250 <= left and left + width <= 1200 - 140 + 1 for _, _, left, width in bars)
+    assert re.findall("<span>(.*?)</span>", page) == ["finished: 1", "running: 1", "failed start: 1", "failed: 1"]
+    assert "<script" not in page and "\x1b" not in page and "\u202e" not in page
+    assert re.findall(r"(?i)https?://[^\s\"]*", page) == ["http://www.w3.org/2000/svg"], "the name of SVG is no address"
+    assert not re.search(r"(?i)\s(src|href|on\w+)\s*=|url\(|@import", page)
+    assert timeline_of(newcomer, "--db", store, "--id", "tw*")[2] == ["twice"]
+    assert timeline_of(newcomer, "--db", store, "--since", "1h")[1:][1] == rows
+    assert "Nothing ran" in run_example(newcomer, PYTHON, HERE / "examples" / "timeline.py", "--db", store, "--id", "x").stdout
+
+
+@pytest.mark.parametrize("number", [1, 500])
+def test_the_timeline_is_in_order_with_one_run_and_with_hundreds(newcomer, store, number):
+    journal = pathlib.Path(Jobs(store).run("sleep 0.01", "busy", startsecs=20).logdir, "journal.jsonl").read_text()
+    started = nodejobs.epoch_time(json.loads(journal.splitlines()[1])["started_at"])
+    for run in range(2, number + 1):
+        (store / "busy" / ("%06d" % run)).mkdir()
+        later = re.sub(r'"started_at":"[^"]*"', '"started_at":"%s"' % nodejobs.iso_time(started + run * 600), journal)
+        (store / "busy" / ("%06d" % run) / "journal.jsonl").write_text(later.replace('"run":1,', '"run":%d,' % run))
+    page, bars, rows = timeline_of(newcomer, "--db", store)
+    assert rows == ["busy"] and len(bars) == number and "%d run" % number in page
+    places = [left for _, _, left, _ in bars]
+    assert places == sorted(places) and min(width for _, _, _, width in bars) >= 3
+    ticks = [float(place) for place in re.findall('<text class="dim" x="([^"]+)" y="20"', page)]
+    assert len(ticks) <= 9 and all(later - tick > 80 for tick, later in zip(ticks, ticks[1:])), "no label on another"
+
+
+CRON = HERE / "examples" / "cron.md"
+
+
+def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
+    home, env = newcomer
+    jobs = Jobs(home / ".local/state/nodejobs")
+    hourly, reboot = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
+    assert "%" not in hourly + reboot, "a crontab's newline"
+    bare = {"HOME": str(home), "LOGNAME": "me", "SHELL": "/bin/sh", "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
+
+    def cron(line):
+        command = re.match(r"(?:17 \* \* \* \*|@reboot) +(.*)$", line).group(1)
+        return subprocess.run(["/bin/sh", "-c", command], cwd=str(home), env=bare, stdin=subprocess.DEVNULL, timeout=60,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True).stdout
+    make_script(home / "backup.sh", "#!/bin/sh\necho reading\necho 'disk is gone' >&2\nexit 2\n", 0o755)
+    mail = cron(hourly)
+    assert mail.startswith("backup: failed\n") and "exit code 2" in mail and "| disk is gone" in mail
+    make_script(home / "backup.sh", "#!/bin/sh\necho saved\n", 0o755)
+    assert [cron(hourly) for _ in range(3)] == ["", "", ""], "when it is well, there is no mail"
+    assert jobs.get_status("backup").run == 2, "again after the failure, and not again after the success"
+    make_script(home / "server.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
+    assert cron(reboot).startswith("server: running")
+    assert jobs.stop("server").status == STATUS.c_stopped
+
+
+def test_the_systemd_units_are_valid_and_their_commands_do_what_is_written(newcomer):
+    home, env = newcomer
+    units = re.findall(r"^```ini\n(.*?)^```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
+    for unit, kind in zip(units, ("service", "timer")):
+        (home / ("backup." + kind)).write_text(unit)
+    start, stop = [shlex.split(line.replace("%h", str(home))) for line in re.findall("^Exec(?:Start|Stop)=(.*)$", units[0], re.M)]
+    assert start[0] == stop[0] == "/usr/bin/python3"
+    make_script(home / "backup.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
+    process = subprocess.Popen([PYTHON] + start[1:], env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    jobs = Jobs(home / ".local/state/nodejobs")
+    eventually(lambda: (jobs.get_status("backup") or {}).get("status") == STATUS.c_running)
+    subprocess.check_call([PYTHON] + stop[1:], env=env, cwd="/", stdout=subprocess.DEVNULL)
+    process.communicate(timeout=20)
+    assert "SuccessExitStatus=%d\n" % process.returncode in units[0]
+    assert jobs.get_status("backup").status == STATUS.c_stopped
+    if shutil.which("systemd-analyze") is None or not os.path.exists("/usr/bin/python3"):
+        pytest.skip("no systemd-analyze to look at the units themselves")
+    done = subprocess.run(["systemd-analyze", "--user", "verify", str(home / "backup.timer")], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=dict(env, XDG_RUNTIME_DIR=str(home)), universal_newlines=True)
+    assert (done.returncode, done.stdout) == (0, "")

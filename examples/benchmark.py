@@ -256,17 +256,42 @@ def wait(jobs, rounds):
 
 
 @row
+def follow(jobs, rounds):
+    script = ("import random, time\nfor _ in range(%d):\n    time.sleep(random.uniform(0.02, 0.1))\n"
+              "    print(time.perf_counter(), flush=True)" % (rounds * 2))
+    jobs.run([PYTHON, "-c", script], "follow", startsecs=0)
+    seen = []
+    for event in jobs.bind("follow"):
+        seen += [(time.perf_counter() - float(line)) * 1000 for line in (event.text or "").splitlines()]
+    yield Result("output seen by a follower, p90", "ms", [p90(seen)], None, 60)
+    jobs.run(["sleep", "60"], "quiet", startsecs=0)
+    follower = subprocess.Popen([PYTHON, str(FILE), "--db", jobs.db_path, "logs", "-f", "quiet"])
+    time.sleep(1)  # it has started and follows
+    before = activity(follower.pid)[0]
+    time.sleep(5)
+    share = (activity(follower.pid)[0] - before) / os.sysconf("SC_CLK_TCK") / 5 * 100
+    jobs.stop("quiet")
+    follower.wait()
+    yield Result("CPU of an idle follower", "%", [share], None, 1)
+
+
+@row
 def command_line(jobs, rounds):
     words = [sys.executable, str(FILE), "--db", jobs.db_path]
     jobs.run(["true"], "cli")
-    base, status, run = [], [], []
+    prefix = jobs.db_path + "-usr"
+    spawn("make", "-C", str(HERE.parent), "install", "PREFIX=" + prefix, "PYTHON=" + PYTHON, check=True)
+    installed = [sys.executable, prefix + "/bin/nodejobs", "--db", jobs.db_path]
+    base, status, run, quick = [], [], [], []
     for _ in range(rounds):
         base.append(timed(floor))
+        quick.append(timed(lambda: spawn(*installed, "status", "cli", check=True)))
         status.append(timed(lambda: spawn(*words, "status", "cli")))
         run.append(timed(lambda: spawn(*words, "run", "--id", "cli-run", "--startsecs", "0", "--", "true")))
         jobs.wait("cli-run")
     yield Result("CLI status / bare Python", "ms", status, base, 5)
     yield Result("CLI run / bare Python", "ms", run, base, 7)
+    yield Result("CLI status, installed / bare Python", "ms", quick, base, 5)
 
 
 @row

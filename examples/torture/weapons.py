@@ -154,7 +154,8 @@ def words(room):
                     seen = file.read()
                 if record.command != options["command"] or (where == "directory" and record.cwd != os.path.abspath(options["cwd"])):
                     problems.append("%s: it does not come back: %r, %r" % (where, record.command, record.cwd))
-                wanted = {"word": os.fsencode(text) + b"\0", "value": b"WEAPON=" + os.fsencode(text) + b"\0"}.get(where, b"")
+                wanted = {"word": b"", "value": b"WEAPON="}
+                wanted = wanted[where] + os.fsencode(text) + b"\0" if where in wanted else b""
                 if record.status == "finished" and wanted not in seen:
                     problems.append("%s: the command was given %r" % (where, seen[:100]))
                 code, out, err = ask(["status", "--json", job_id], store)
