@@ -140,7 +140,7 @@ class UnknownJob(NodejobsError, ValueError):
 
     def __init__(self, job_id: str, run: "Optional[int]", db_path: str) -> None:
         what = "job %r" % job_id if run is None else "run %d of job %r" % (run, job_id)
-        super().__init__("there is no %s in %s; `list` shows what there is" % (what, db_path))
+        super().__init__("there is no %s in %s; `%s` shows what there is" % (what, db_path, "list" if run is None else "history"))
         self.job_id, self.run, self.db_path = job_id, run, db_path
 
 
@@ -2937,10 +2937,10 @@ def count(text: str) -> int:
     return int(text)
 
 
-def write(stream: "Any", text: str) -> None:
+def write(stream: "Any", text: str, end: str = "\n") -> None:
     """Write text, with what the stream's encoding lacks as escapes: a C locale is no reason to fail."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
 
 
 def say(text: str) -> None:
@@ -2978,15 +2978,15 @@ def fit(text: str, width: int) -> str:
     return text + " " * (width - width_of(text))
 
 
-def terminal_width() -> int:
-    """Return the columns to fill: $COLUMNS, else the terminal's; without a terminal there is no limit."""
+def terminal_width(stream: "Any" = None, without: int = 1000000) -> int:
+    """Return the columns to fill: $COLUMNS, else the terminal's; `without` a terminal there is no limit."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        return os.get_terminal_size((stream or sys.stdout).fileno()).columns or 80
     except (OSError, ValueError):
-        return 1000000
+        return without
 
 
 def coloured(status: str, text: str) -> str:
@@ -3021,17 +3021,17 @@ def command_text(command: "Any") -> str:
                      else "'" + word.replace("'", "'\"'\"'") + "'" for word in map(str, command)])
 
 
-def table(records: "Sequence[JobRecord]", first: "Column", last: "Column") -> None:
-    """Print a line for each record. `first` and `last` are a title, a least width and the cells of a column.
+def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times: "List[str]",
+          room: int) -> "Iterator[str]":
+    """Yield a line for each record. `first` and `last` are a title, a least width and the cells of a column.
 
     They share what room the others leave. What does not fit is dropped from the right, but for the first two.
     """
-    room = terminal_width()
     columns = [first,
                ("STATUS", 8, [state_of(record) for record in records]),
                ("EXIT", 4, [str(record.signal or ("-" if record.exit_code is None else record.exit_code))
                             for record in records]),
-               ("TIME", 6, [human_seconds(record.duration) for record in records]),
+               ("TIME", 6, times),
                ("STARTED", 19, [local_time(record.started_at) for record in records]),
                last]
     columns = [(title, least, [title] + [printable(cell) for cell in cells]) for title, least, cells in columns]
@@ -3047,7 +3047,38 @@ def table(records: "Sequence[JobRecord]", first: "Column", last: "Column") -> No
         parts[-1] = parts[-1].rstrip()
         if number:
             parts[1] = coloured(row[1].partition(",")[0], parts[1])
-        say("  ".join(parts))
+        yield "  ".join(parts)
+
+
+def usual_duration(records: "Iterable[JobRecord]") -> "Optional[float]":
+    """Return the median duration of those of a job's runs that finished; None if none did."""
+    durations = sorted([record.duration for record in records
+                        if record.status == FINISHED and record.duration is not None])
+    return (durations[(len(durations) - 1) // 2] + durations[len(durations) // 2]) / 2 if durations else None
+
+
+def usual_of(jobs: Jobs, record: JobRecord) -> "Optional[float]":
+    """Return how long a running job usually takes; None if it does not run, or nobody knows."""
+    if record.status not in ACTIVE or record.duration is None or record.run < 2:
+        return None
+    return usual_duration(jobs.history(record.self_id))
+
+
+def is_slow(record: JobRecord, usual: "Optional[float]") -> bool:
+    """Tell whether a running job takes twice as long as usual; within its first second nothing is slow."""
+    return usual is not None and record.duration > max(2 * usual, 1.0)
+
+
+def progress(record: JobRecord, usual: float) -> str:
+    """Draw how far a running job is, and say the time left."""
+    done = record.duration / max(usual, 0.001)
+    if is_slow(record, usual):
+        left = "takes twice as long as usual (%s)" % human_seconds(usual)
+    elif done >= 1:
+        left = "usually it takes %s" % human_seconds(usual)
+    else:
+        left = "%d%%, about %s left" % (done * 100, human_seconds(usual - record.duration))
+    return "[%s] %s" % ("".join(["#" if (step + 1) / 20 <= done else "-" for step in range(20)]), left)
 
 
 def state_of(record: JobRecord) -> str:
@@ -3087,12 +3118,13 @@ def tail(path: str, lines: int) -> bytes:
     return b"\n".join(whole[-(lines + (whole[-1] == b"")):]) if lines else b""
 
 
-def error_tail(record: JobRecord) -> "List[str]":
-    """Return the last lines of stderr, safe to print, if the run failed."""
+def error_tail(record: JobRecord, room: int) -> "List[str]":
+    """Return the last lines of stderr, safe to print and cut to so many columns, if the run failed."""
     if record.status not in (FAILED, FAILED_START):
         return []
     path = record.stdout_path if record.merge else record.stderr_path
-    return [printable(line) for line in tail(path, TAIL_LINES).decode("utf-8", "replace").splitlines()]
+    lines = tail(path, TAIL_LINES).decode("utf-8", "replace").splitlines()
+    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines]
 
 
 def start_exit_code(record: JobRecord) -> int:
@@ -3123,27 +3155,67 @@ def show(record: JobRecord, with_errors: bool) -> None:
     """Print in one line how a job stands; on stderr the end of its own, if it failed."""
     say(printable(one_line(record)))
     sys.stdout.flush()
-    for line in error_tail(record) if with_errors else ():
+    for line in error_tail(record, max(terminal_width(sys.stderr, 504) - 4, 20)) if with_errors else ():
         write(sys.stderr, "  | " + line)
+
+
+def complain_of(jobs: Jobs, *unknown: str) -> int:
+    """Say that there are no such jobs, and which the user may have meant; return the exit code."""
+    for job_id in unknown:
+        import difflib
+        try:
+            near = difflib.get_close_matches(job_id, [known for known, _ in jobs.store.job_dirs()][:5000], 1)
+        except OSError:  # it may not be listed
+            near = []
+        complain(str(UnknownJob(job_id, None, jobs.db_path)) + ("; did you mean %r?" % near[0] if near else ""))
+    return EXIT_ERROR if unknown else 0
+
+
+def wait_with_bar(jobs: Jobs, job_id: str, timeout: "Optional[float]") -> "Any":
+    """Wait as Jobs.wait does; where stderr is a terminal, and the usual duration known, draw the progress there."""
+    record = jobs.get_status(job_id) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
+    usual = None if record is None else usual_of(jobs, record)
+    if record is None or usual is None:
+        return jobs.wait(job_id, timeout)
+    deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+    try:
+        while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
+            name, room = printable(job_id), terminal_width(sys.stderr) - 1
+            text = "%s: %s" % (fit(name, min(width_of(name), 30, room // 3)), progress(record, usual))
+            write(sys.stderr, "\r" + fit(text, room).rstrip() + "\033[K", end="")
+            sys.stderr.flush()
+            with Translate("read", jobs.db_path):  # not jobs.wait, which would go on to a newer run
+                record = jobs._await(record, min(time.monotonic() + 1, deadline))
+    finally:
+        sys.stderr.write("\r\033[K")
+        sys.stderr.flush()
+    return record
 
 
 def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_json: bool) -> int:
     """Wait for jobs and show them; return the first code that is not 0."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    records, code = [], 0
+    records: "List[JobRecord]" = []
+    missing = [job_id for job_id in ids if jobs.get_status(job_id) is None]
+    code = complain_of(jobs, *missing)  # now, not after hours of waiting for another
     try:
-        for job_id in ids:
+        for job_id in [job_id for job_id in ids if job_id not in missing]:
             left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            record = known(jobs.wait(job_id, left), job_id, None, jobs.db_path)
+            record = wait_with_bar(jobs, job_id, left)
+            if record is None:
+                code = code or complain_of(jobs, job_id)  # removed meanwhile
+                continue
             records.append(record)
             code = code or job_exit_code(record)
             if not as_json:
                 show(record, with_errors=True)
                 sys.stdout.flush()
+            if record.status in ACTIVE:
+                complain("gave up after %s; %s goes on" % (human_seconds(timeout), job_id))
     except KeyboardInterrupt:
         complain("no longer waiting for %s, which goes on" % job_id)
         return EXIT_SIGNAL + int(signal.SIGINT)
-    if as_json:
+    if as_json and (records or len(ids) > 1):
         say_json(records if len(ids) > 1 else records[0])
     return code
 
@@ -3164,6 +3236,9 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
                       fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log)
     if not options.json and options.fresh is not None and (record.started_at or before) < before:
         complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
+    word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
+    if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
+        complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
     if options.follow:
         code = follow(jobs, record, [("stdout", record.stdout_path, sys.stdout.buffer),
                                      ("stderr", record.stderr_path, sys.stderr.buffer)], None)
@@ -3191,6 +3266,72 @@ def find(jobs: Jobs, options: "Any") -> "Any":
     return known(jobs.get_status(options.words[0], options.run), options.words[0], options.run, jobs.db_path)
 
 
+# Why a command that nobody stopped may have got a signal.
+SIGNAL_REASONS = {"SIGKILL": "somebody killed it, or the machine ran out of memory",
+                  "SIGSEGV": "it crashed: it used memory that is not its own", "SIGABRT": "it gave itself up",
+                  "SIGPIPE": "nobody read its output any more", "SIGTERM": "somebody asked it to end, not by `stop`"}
+
+
+def ago(text: "Optional[str]") -> str:
+    return human_seconds(max(time.time() - (epoch_time(text) or 0.0), 0.0)) + " ago"
+
+
+def story(record: JobRecord) -> str:
+    """Say in words what became of a job, by whom, and when."""
+    text = record.error or "exit code %s" % record.exit_code
+    if record.status == STARTING:
+        text = "it is being started"
+    elif record.status == RUNNING:
+        text = "it has been running for " + human_seconds(record.duration)
+    elif record.status == STOPPING:
+        text = "%s, asked it to stop by %s, %s; it still runs" % (
+            record.stopped_by, record.stop_signal, ago(record.last_update))
+    elif record.status == STOPPED:
+        text = "%s, stopped it by %s" % (record.stopped_by or "somebody", record.stop_signal)
+        if record.signal not in (None, record.stop_signal):
+            text += ", but only %s ended it" % record.signal
+        elif record.exit_code is not None:
+            text += ", and it ended with exit code %s" % record.exit_code
+    elif record.status == FAILED and record.signal in SIGNAL_REASONS and record.error == "killed by " + record.signal:
+        text += " (%s)" % SIGNAL_REASONS[record.signal]
+    if record.error and record.error not in text:
+        text += "; " + record.error
+    return text + (", %s, after %s" % (ago(record.ended_at), human_seconds(record.duration)) if record.ended_at else "")
+
+
+def command_line(jobs: Jobs, words: "Sequence[str]", end: str = "") -> str:
+    """Write a command line of ours as the user would have to type it here."""
+    name = sys.argv[0] if sys.argv[0] not in ("", "-c") else "-"
+    program = ["python3", name] if name == "-" or name.endswith(".py") else [
+        os.path.basename(name) if os.path.dirname(name) in os.get_exec_path() else name]
+    try:
+        elsewhere = jobs.db_path != os.path.abspath(default_db_path())
+    except StoreError:
+        elsewhere = True
+    return command_text(program + (["--db", jobs.db_path] if elsewhere else []) + list(words)) + (
+        " < nodejobs.py" if name == "-" else "")
+
+
+def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
+    """Return the command lines that the user may want next."""
+    job = ["--", record.self_id] if record.self_id[:1] == "-" else [record.self_id]
+    steps = [["logs"] + ([] if newest else ["--run", str(record.run)]) + job]
+    if newest and not record.ended:
+        steps[0].insert(1, "-f")
+        steps += [["wait"] + job, ["stop"] + job]
+    if record.run and record.run > 1:
+        steps.append(["history"] + job)
+    if newest and record.ended and record.command:
+        again = ["run"] + (["--id", record.self_id] if len(job) == 1 else ["--id=" + record.self_id])
+        for flag, value in (("--cwd", record.cwd if record.cwd != os.getcwd() else None), ("--timeout", record.timeout),
+                            ("--max-log", record.max_log)):
+            again += [flag, "%g" % value if isinstance(value, float) else str(value)] if value is not None else []
+        again += ["--merge"] if record.merge else []
+        steps.append(again + (["--", *record.command] if isinstance(record.command, list) else ["-c", record.command]))
+    lines = [command_line(jobs, words) for words in steps]
+    return [line for line in lines if printable(line) == line]  # what had to be escaped would be another command
+
+
 def verb_status(jobs: Jobs, options: "Any") -> int:
     record = find(jobs, options)
     if options.json:
@@ -3201,8 +3342,10 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
     if record.monitored is False and record.status != STARTING:
         process += "; its monitor was killed, so its exit code will not be known"
     ended = "%s, after %s" % (local_time(record.ended_at), human_seconds(record.duration))
+    usual = usual_of(jobs, record)
     rows = [
-        ("why", record.error),
+        ("why", story(record)),
+        ("progress", None if usual is None else progress(record, usual)),
         ("exit code", record.exit_code),
         ("signal", record.signal),
         ("command", command_text(record.command)),
@@ -3210,9 +3353,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("run", record.run),
         ("started", local_time(record.started_at) if record.started_at else None),
         ("ended", ended if record.ended_at else None),
-        ("running for", None if record.ended or record.duration is None else human_seconds(record.duration)),
         ("may run for", None if record.timeout is None else human_seconds(record.timeout)),
-        ("stopped by", record.stopped_by),
         ("used", None if record.cpu_seconds is None
          else "%s of CPU, at most %.1f MB" % (human_seconds(record.cpu_seconds), (record.max_rss_kb or 0) / 1024.0)),
         ("process", process if record.last_pid else None),
@@ -3225,8 +3366,10 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
     for title, value in rows + [(key, record.get(key)) for key in record if key not in JobRecord.fields]:
         if value is not None:
             say("  %-11s  %s" % (printable(title), printable(str(value))))
-    for number, line in enumerate(error_tail(record)):
+    for number, line in enumerate(error_tail(record, max(terminal_width(without=517) - 17, 20))):
         say("  %-11s  | %s" % ("" if number else "last lines", line))
+    for number, line in enumerate(next_steps(jobs, record, options.run is None)):
+        say("  %-11s  %s" % ("" if number else "next", line))
     return 0
 
 
@@ -3239,29 +3382,129 @@ def filter_of(options: "Any") -> "Dict[str, Any]":
     return wanted
 
 
-def verb_list(jobs: Jobs, options: "Any") -> int:
-    wanted = filter_of(options)
-    records = sorted(jobs.list_status(wanted).values(),
+def listed(jobs: Jobs, options: "Any") -> "List[Any]":
+    """Return the records that `list` shows, the last started last."""
+    records = sorted(jobs.list_status(filter_of(options)).values(),
                      key=lambda record: (record.started_at or record.last_update or "", record.self_id))
-    if options.n is not None:
-        records = records[len(records) - min(options.n, len(records)):]
+    return records if options.n is None else records[len(records) - min(options.n, len(records)):]
+
+
+def job_table(jobs: Jobs, records: "List[Any]", room: int, usual: "Dict[Any, Any]") -> "Iterator[str]":
+    """Yield the table of `list`. `usual` remembers how long the running ones usually take."""
+    times = []
+    for record in records:
+        run = (record.self_id, record.run)
+        if record.status in (RUNNING, STOPPING) and run not in usual:
+            usual[run] = usual_of(jobs, record)
+        slow = record.status in ACTIVE and is_slow(record, usual.get(run))
+        times.append(human_seconds(record.duration) + (" slow" if slow else ""))
+    return table(records, ("ID", 8, [record.self_id for record in records]),
+                 ("COMMAND", 12, [command_text(record.command) for record in records]), times, room)
+
+
+def watch(jobs: Jobs, options: "Any") -> int:
+    """Show the table of `list` in place, again and again, until q or Ctrl-C."""
+    if options.json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        raise SchemaError("--watch draws on a terminal, and without --json; leave it out to print the jobs once")
+    import select
+    import termios
+    import tty
+    keys = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else None
+    before: "Any" = termios.tcgetattr(keys) if keys is not None else None
+    # Handlers that do nothing, and a pipe that tells the loop: so none can strike while the terminal is restored.
+    told, teller = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH)
+    handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    wakeup = signal.set_wakeup_fd(teller)
+
+    def enter() -> None:
+        if keys is not None:
+            tty.setcbreak(keys)
+        sys.stdout.write("\033[?1049h\033[?25l\033[?7l")  # the other screen, no cursor, no wrapped lines
+
+    def leave() -> None:
+        try:
+            sys.stdout.write("\033[?7h\033[?25h\033[?1049l")
+            sys.stdout.flush()
+        finally:
+            if keys is not None:
+                termios.tcsetattr(keys, termios.TCSADRAIN, before)
+
+    usual: "Dict[Any, Any]" = {}
+    try:
+        enter()
+        while True:
+            began = time.process_time()
+            draw(jobs, options, usual)
+            # A look at very many jobs takes long, so it is taken less often: never more than a fiftieth of a core.
+            pause = min(max(1.0, 60 * (time.process_time() - began)), 30.0)
+            ready = select.select([told] if keys is None else [told, keys], [], [], pause)[0]
+            if keys in ready and set(os.read(keys or 0, 1024) or b"q") & set(b"qQ"):
+                return 0
+            for number in os.read(told, 1024) if told in ready else b"":
+                if number == signal.SIGTSTP:
+                    leave()
+                    signal.signal(number, signal.SIG_DFL)
+                    os.kill(os.getpid(), number)
+                    signal.signal(number, lambda *_: None)
+                    enter()
+                elif number != signal.SIGWINCH:
+                    return EXIT_SIGNAL + number
+    finally:
+        leave()
+        signal.set_wakeup_fd(wakeup)
+        for number in numbers:
+            signal.signal(number, handlers[number])
+        os.close(told)
+        os.close(teller)
+
+
+def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]") -> None:
+    """Draw one picture of `watch` over the last one, in one piece."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    columns, height = size.columns or 80, size.lines or 24
+    records = listed(jobs, options)
+    counts = ["%d %s" % (number, status) for status in ACTIVE + ENDED
+              for number in [sum(record.status == status for record in records)] if number]
+    lines = [fit("%s  q quits  %d job%s%s" % (time.strftime("%H:%M:%S"), len(records), "s" * (len(records) != 1),
+                                           "".join([", " + count for count in counts])), columns).rstrip()]
+    rows = max(height - 2 - (len(records) > height - 2), 1)
+    shown = records[-rows:]
+    lines += job_table(jobs, shown, columns, usual) if records else []
+    if len(records) > len(shown):
+        lines.append(fit("... and %d more, started earlier" % (len(records) - len(shown)), columns).rstrip())
+    # Erased before it is written, as at the last column the cursor stands on the last character.
+    write(sys.stdout, "\033[H" + "\n".join(["\033[K" + line for line in lines[:height]]), end="")
+    sys.stdout.write("\n\033[J" if len(lines) < height else "")
+    sys.stdout.flush()
+
+
+def verb_list(jobs: Jobs, options: "Any") -> int:
+    if options.watch:
+        return watch(jobs, options)
+    records = listed(jobs, options)
     if options.json:
         say_json(records)
     elif records:
-        table(records, ("ID", 8, [record.self_id for record in records]),
-              ("COMMAND", 12, [command_text(record.command) for record in records]))
+        for line in job_table(jobs, records, terminal_width(), {}):
+            say(line)
     else:
-        complain("no %sjobs in %s" % ("such " if wanted else "", jobs.db_path))
+        complain("no such jobs in %s" % jobs.db_path if filter_of(options) else
+                 "no jobs in %s yet; `run -- COMMAND` starts one" % jobs.db_path)
     return 0
 
 
 def verb_history(jobs: Jobs, options: "Any") -> int:
-    records = known(jobs.history(options.words[0]) or None, options.words[0], None, jobs.db_path)
+    records = jobs.history(options.words[0])
+    if not records:
+        return complain_of(jobs, options.words[0])
     if options.json:
         say_json(records)
     else:
-        table(records, ("RUN", 3, [str(record.run) for record in records]),
-              ("ERROR", 12, [record.error or "" for record in records]))
+        for line in table(records, ("RUN", 3, [str(record.run) for record in records]),
+                          ("ERROR", 12, [record.error or "" for record in records]),
+                          [human_seconds(record.duration) for record in records], terminal_width()):
+            say(line)
     return 0
 
 
@@ -3306,16 +3549,20 @@ def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any
     return job_exit_code(record)
 
 
-def each(ids: "Sequence[str]", act: "Any", as_json: bool) -> int:
+def each(jobs: Jobs, ids: "Sequence[str]", act: "Any", as_json: bool, done: str = "") -> int:
     """Do something to every job named, show what came of it, and go on after an error."""
     records, code = [], 0
     for job_id in ids:
         try:
             record = act(job_id)
             records.append(record)
-            if not as_json:
+            if done and not as_json:
+                say("%s: %s" % (printable(job_id), done))
+            elif not as_json:
                 show(record, with_errors=False)
-        except (UnknownJob, JobRunning, CannotStop, StoreError) as error:
+        except UnknownJob:
+            code = complain_of(jobs, job_id)
+        except (JobRunning, CannotStop, StoreError) as error:
             complain(str(error))
             code = EXIT_ERROR
     if as_json and (records or len(ids) > 1):
@@ -3326,11 +3573,11 @@ def each(ids: "Sequence[str]", act: "Any", as_json: bool) -> int:
 def verb_stop(jobs: Jobs, options: "Any") -> int:
     def stop(job_id: str) -> "Any":
         return known(jobs.stop(job_id, options.grace, options.signal), job_id, None, jobs.db_path)
-    return each(options.words, stop, options.json)
+    return each(jobs, options.words, stop, options.json)
 
 
 def verb_remove(jobs: Jobs, options: "Any") -> int:
-    return each(options.words, jobs.remove, options.json)
+    return each(jobs, options.words, jobs.remove, options.json, "removed")
 
 
 def verb_prune(jobs: Jobs, options: "Any") -> int:
@@ -3460,11 +3707,119 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
     return worst
 
 
+# The scripts call us back with the line so far, and we answer with the words; they neither know nor evaluate anything.
+COMPLETIONS = {
+    "bash": """# eval "$(%(us)s completion bash)"; for an alias nj of yours: complete -o default -F _nodejobs nj
+_nodejobs() {
+    mapfile -t COMPREPLY < <(%(program)s completion bash -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
+    [[ ${COMPREPLY[0]} != *= ]] || compopt -o nospace
+}
+complete -o default -F _nodejobs nodejobs nodejobs.py
+""",
+    "zsh": """#compdef nodejobs nodejobs.py
+# eval "$(%(us)s completion zsh)", after compinit; for an alias nj of yours: compdef _nodejobs nj
+_nodejobs() {
+    local -a found
+    found=("${(@f)$(%(program)s completion zsh -- "${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX" 2>/dev/null)}")
+    if [[ -n $found ]]; then compadd -- "${found[@]}"; else _default; fi
+}
+compdef _nodejobs nodejobs nodejobs.py
+""",
+    "fish": """# %(us)s completion fish | source; for an alias nj of yours: complete -c nj -f -a '(__nodejobs)'
+function __nodejobs
+    set -l found (%(program)s completion fish -- (commandline -cp | string collect) 2>/dev/null)
+    if set -q found[1]; printf '%%s\\n' $found; else; __fish_complete_path (commandline -ct); end
+end
+complete -c nodejobs -f -a '(__nodejobs)'
+complete -c nodejobs.py -f -a '(__nodejobs)'
+"""}
+
+
+def read_line(line: str) -> "Tuple[List[str], str, int]":
+    """Read a shell line that is being typed: its words, the open quote, and where in the last word bash replaces."""
+    words, quote, escaped, start = [""], "", False, 0
+    for char in line:
+        if not escaped and char == "\\" and quote != "'":
+            escaped = True
+        elif not escaped and char == (quote or char) and char in "'\"":
+            quote, start = "" if quote else char, len(words[-1])
+        elif escaped or quote or not char.isspace():
+            words[-1] += char
+            if not escaped and not quote and char in ":=@":
+                start = len(words[-1])
+            escaped = False
+        elif words[-1]:
+            words.append("")
+            start = 0
+    return words, quote, start
+
+
+def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]":
+    """Return what may stand in place of the last word of a command line of ours, each with a word of help."""
+    head, last = words[1:-1], words[-1]
+    known = {option[0]: option for option in (DB, ON, HELP, VERSION)}
+    found = {name: VERBS[name][1] for name in VERBS}
+    verb = flag = takes = ""
+    for word in head:
+        if takes:
+            db_path, takes = word if flag == "--db" else db_path, ""
+        elif word == "--" or verb == "run" and word[:1] != "-":
+            return {}  # a command of the user's
+        elif word in known:
+            flag, takes = word, known[word][1]
+        elif not verb:
+            verb = word
+            if verb not in VERBS:
+                return {}
+            known = {option[0]: option for option in [*VERBS[verb][3], JSON, DB, HELP]}
+            found = {}
+    flag, equals, _ = last.partition("=")
+    if not takes and equals and flag in known:
+        takes = known[flag][1]
+        return {flag + "=" + value: "" for value in candidates(db_path, words[:-1] + [flag, ""])}
+    if takes == "S":
+        return {status: "" for status in ACTIVE + ENDED}
+    if takes == "NAME":
+        return {name[3:]: "" for name in dir(signal) if name[:3] == "SIG" and name[3] != "_" and name != "SIG_DFL"}
+    if takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
+        if "--on" in head:
+            return {}  # they would have to be fetched at every tab
+        path = os.path.expanduser(db_path) if db_path else None
+        return {job_id: "" for job_id, _ in Jobs(path).store.job_dirs() if job_id.isprintable() and job_id[0] != "-"}
+    if takes:
+        return {}
+    if last[:1] == "-":
+        return {flag: known[flag][4] for flag in known}
+    return {shell: "" for shell in COMPLETIONS} if verb == "completion" else found
+
+
+def verb_completion(jobs: Jobs, options: "Any") -> int:
+    shell = options.words[0]
+    if shell not in COMPLETIONS:
+        raise SchemaError("there is no completion for %r, only for %s" % (shell, ", ".join(COMPLETIONS)))
+    if len(options.words) == 1:
+        path = os.path.abspath(sys.argv[0])
+        program = command_text([sys.executable, path] if os.path.isfile(path) else ["nodejobs"])
+        sys.stdout.write(COMPLETIONS[shell] % {"us": program_name(), "program": program})
+        return 0
+    words, quote, start = read_line(options.words[1])
+    for word, text in candidates(options.db, words).items():
+        if not word.startswith(words[-1]):
+            continue
+        if shell == "bash":  # which inserts it as it is
+            special = {"'": "'", '"': '"\\$`'}.get(quote)
+            word = "".join([(char if special is None and (char.isalnum() or char in "%+,-./:=@_") or
+                             special is not None and char not in special else
+                             "'\\''" if quote == "'" else "\\" + char) for char in word[start:]])
+        say(word + ("\t" + text if text and shell == "fish" else ""))
+    return 0
+
+
 # An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
 # as default it may be given several times.
-DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs,\n"
+DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
                                 "or ~/.local/state/nodejobs")
-ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma\n"
+ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
                                  "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
 HELP = ("--help", "", None, False, "show this")
 VERSION = ("--version", "", None, False, "show the version")
@@ -3492,7 +3847,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
                ["status backup", "status backup --run 3", "status backup --json"]),
     "list": (verb_list, "show all jobs, the last started last", "", [
-        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N")],
+        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N"),
+        ("--watch", "", None, False, "show it in place and up to date, until q")],
         ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
     "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
         RUN_NUMBER,
@@ -3515,7 +3871,9 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--older-than", "AGE", duration, None, "those that ended longer ago than this: 30d"),
         ("--keep", "N", count, None, "those beyond the newest N of each job"),
         STATUS, ID_GLOB],
-        ["prune --older-than 30d", "prune --keep 3 --id 'backup-*'"])}
+        ["prune --older-than 30d", "prune --keep 3 --id 'backup-*'"]),
+    "completion": (verb_completion, "print a script that completes verbs, options and ids in bash, zsh or fish",
+                   "SHELL [LINE]", [], ["completion bash", "completion zsh", "completion fish"])}
 
 
 def program_name() -> str:
@@ -3524,18 +3882,33 @@ def program_name() -> str:
     return "python3 " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
 
 
+def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
+    """Write titles, each with its text beside it, within 80 columns; on a narrow terminal below it."""
+    room = min(terminal_width(without=80), 80)
+    indent, written = 23 if room >= 60 else 6, ""
+    for title, text in pairs:
+        lines = [""]
+        for word in text.split():
+            if lines[-1] and indent + len(lines[-1]) + len(word) >= room:
+                lines.append("")
+            lines[-1] += (" " if lines[-1] else "") + word
+        beside = indent > 6 and len(title) < indent - 2
+        written += "  " + (title.ljust(indent - 2) if beside else title + "\n" + " " * indent)
+        written += ("\n" + " " * indent).join(lines) + "\n"
+    return written
+
+
 def option_help(options: "Sequence[Option]") -> str:
-    lines = ["  %-20s %s" % ((flag + " " + takes).rstrip(), text) for flag, takes, _, _, text in options]
-    return "".join([line.replace("\n", "\n" + " " * 23) + "\n" for line in lines])
+    return entries(((flag + " " + takes).rstrip(), text) for flag, takes, _, _, text in options)
 
 
 def main_help() -> str:
     program = program_name()
     examples = ["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"]
     return ("usage: %s [--db DIR] [--on HOST,...] VERB ...\n\nRun, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
-            "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting; 126 or 127 the\n"
-            "command could not be started; of `wait` and `run --wait`, the job's own\n\nexamples:\n%s" % (
-                program, "".join(["  %-20s %s\n" % (verb, VERBS[verb][1]) for verb in VERBS]),
+            "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n126 or 127 the "
+            "command could not be started; of `wait` and `run --wait`, the\njob's own\n\nexamples:\n%s" % (
+                program, entries((verb, VERBS[verb][1]) for verb in VERBS),
                 option_help([DB, ON, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
 
 
@@ -3570,6 +3943,8 @@ class Options:
                 break
             flag, equals, value = word.partition("=") if word[:2] == "--" else (word[:2], word[2:], word[2:])
             flag = "--help" if flag == "-h" else flag
+            if flag == "--json" and flag not in flags:
+                raise SchemaError("--json goes after the verb, as in `list --json`")
             if flag not in flags:
                 import difflib
                 near = difflib.get_close_matches(flag, flags, 1)
@@ -3602,11 +3977,13 @@ def dispatch(words: "List[str]") -> int:
         (sys.stdout if top.help else sys.stderr).write(main_help())
         return 0 if top.help else EXIT_USAGE
     verb = top.words[0]
+    if verb == "help":
+        return dispatch(top.words[1:2] + ["--help"])
     if verb not in VERBS:
         import difflib
         near = difflib.get_close_matches(verb, VERBS, 1)
-        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near
-                                                       else "there are " + ", ".join(VERBS)))
+        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near else "there are %s; a "
+                          "command is started by `run -- %s`" % (", ".join(VERBS), command_text(top.words))))
     function, _, takes, known, _ = VERBS[verb]
     try:
         options: "Any" = Options(top.words[1:], [*known, JSON, DB, HELP], intermixed=verb != "run")
@@ -3615,10 +3992,16 @@ def dispatch(words: "List[str]") -> int:
             return 0
         if verb != "run" and (len(options.words) > (9999 if takes == "ID..." else len(takes.split()))
                               or takes and not options.words):
-            raise SchemaError("%s takes %s, not %r" % (verb, takes or "no more words", " ".join(options.words)))
+            raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", options.words and ", not %r" % (
+                " ".join(options.words)) or ""))
         if top.on:
             return on_hosts(top.on, ([] if top.db is None else ["--db=" + top.db]) + top.words, options.json)
-        code: int = function(Jobs(options.db or top.db), options)
+        jobs = Jobs(options.db if options.db is not None else top.db)
+        code: int = function(jobs, options)
+    except UnknownJob as error:
+        if error.run is not None:
+            raise
+        return complain_of(jobs, error.job_id)
     except SchemaError as error:
         raise SchemaError("%s; see `%s %s --help`" % (error, program_name(), verb)) from None
     sys.stdout.flush()

@@ -9,6 +9,7 @@ import ast
 import concurrent.futures
 import contextlib
 import errno
+import fcntl
 import http.client
 import importlib.util
 import json
@@ -24,8 +25,10 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 import time
@@ -2225,7 +2228,8 @@ def test_it_uses_only_the_standard_library():
     names = {name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
              for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
     assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "_json", "json", "fnmatch", "fcntl",
-                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes", "urllib"}
+                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes",
+                     "termios", "tty", "urllib"}
 
 
 # ------ command line ------
@@ -2326,16 +2330,17 @@ def test_status_tells_everything(cli, jobs):
     jobs.run("echo one; echo two >&2; exit 3", "a", envs={"X": "1"})
     done = cli("status", "a")
     assert done.returncode == 0
-    for part in ("a: failed\n", "why          exit code 3\n", "command      echo one; echo two >&2; exit 3\n",
+    for part in ("a: failed\n", "why          exit code 3, ", "command      echo one; echo two >&2; exit 3\n",
                  "last lines   | two\n", "ended        20", "used         0."):
         assert part in done.stdout
     jobs.run(["sleep", "30"], "a", startsecs=0)
     assert "running for" in cli("status", "a").stdout
-    assert "why          exit code 3" in cli("status", "a", "--run", "1").stdout
+    assert "why          exit code 3, " in cli("status", "a", "--run", "1").stdout
     record = jobs.get_status("a")
     os.kill(record.monitor_pid, signal.SIGKILL)
     eventually(lambda: "its monitor was killed" in cli("status", "a").stdout)
-    assert "stopped by   %s, pid" % record.user in cli("stop", "a", "--json").stdout + cli("status", "a").stdout
+    assert "%s, pid" % record.user in cli("stop", "a", "--json").stdout
+    assert re.search(r"why +%s, pid \d+, stopped it by SIGTERM" % record.user, cli("status", "a").stdout)
 
 
 def test_json_is_one_object_for_one_job_an_array_for_many_and_nothing_else(cli, jobs):
@@ -2589,6 +2594,451 @@ def test_real_time_signals_have_exit_codes(cli, jobs):
     record = jobs.run([PYTHON, "-c", "import os; os.kill(os.getpid(), %d)" % number], "rt", startsecs=20)
     assert record.signal and record.exit_code is None
     assert cli("wait", "rt").returncode == 128 + number
+
+
+# ------ looking at it: status, progress, list --watch, completion, the first five minutes ------
+
+class Screen:
+    """A command line of ours on a terminal of its own."""
+
+    def __init__(self, words, store, columns=80, lines=24, **env):
+        ours = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
+        ours.update({"NODEJOBS_DB": str(store), "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}, **env)
+        self.ours, theirs = pty.openpty()
+        self.resize(columns, lines)
+        self.modes = termios.tcgetattr(theirs)
+        self.process = subprocess.Popen(words, env=ours, stdin=theirs, stdout=theirs, stderr=theirs,
+                                        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.theirs, self.output = theirs, ""
+
+    def resize(self, columns, lines):
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def read(self):
+        while select.select([self.ours], [], [], 0)[0]:
+            self.output += os.read(self.ours, 65536).decode("utf-8", "replace")
+        return self.output
+
+    def until(self, pattern):
+        """Wait until it has shown this."""
+        return eventually(lambda: re.search(pattern, self.read(), re.S))
+
+    def type(self, text):
+        os.write(self.ours, text.encode())
+
+    def end(self):
+        """Return its exit code when it has ended, with all that it showed read."""
+        def ended():
+            self.read()  # a full terminal would keep it from ending
+            return self.process.poll() is not None
+        eventually(ended)
+        self.read()
+        return self.process.returncode
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+        os.close(self.theirs)
+
+    def picture(self):
+        """Return the lines of the last picture that was drawn."""
+        frame = self.output.rpartition("\x1b[H")[2].partition("\x1b[J")[0].partition("\x1b[?")[0]
+        return [re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", line) for line in frame.split("\r\n")]
+
+
+@pytest.fixture
+def screen(store):
+    screens = []
+
+    def start(*words, **options):
+        screens.append(Screen([PYTHON, str(FILE), *map(str, words)], store, **options))
+        return screens[-1]
+    yield start
+    for each in screens:
+        each.close()
+
+
+@pytest.mark.parametrize("line, words", [
+    ("true", "exit code 0, .*ago, after 0"),
+    ("exit 3", r"exit code 3, \d.*s ago, after 0\.\ds"),
+    ("kill -9 $$", r"killed by SIGKILL \(somebody killed it, or the machine ran out of memory\), "),
+    ("kill -SEGV $$", "killed by SIGSEGV .it crashed"),
+    ("no-such-program", "the shell could not execute it .exit code 127.")])
+def test_status_says_why_in_words(cli, jobs, line, words):
+    jobs.run(line, "a", startsecs=20)
+    assert re.match("a: [a-z_]+\n  why          " + words, cli("status", "a").stdout)
+
+
+def test_status_says_who_stopped_it_and_what_it_took(cli, jobs):
+    record = jobs.run("trap '' TERM; echo ready; sleep 30 & wait; wait; sleep 30", "deaf", startsecs=0)
+    lines_of(record.stdout_path, 1)
+    jobs.stop("deaf", grace=0.1)
+    assert re.search(r"why +%s, pid %d, stopped it by SIGTERM, but only SIGKILL ended it, " % (record.user, os.getpid()),
+                     cli("status", "deaf").stdout)
+    jobs.run("trap 'exit 4' INT; echo ready; while :; do sleep 0.01; done", "polite", startsecs=0)
+    lines_of(jobs.get_status("polite").stdout_path, 1)
+    jobs.stop("polite", signal="INT")
+    assert re.search("stopped it by SIGINT, and it ended with exit code 4, ", cli("status", "polite").stdout)
+
+
+def test_status_shows_command_lines_that_work(cli, jobs, tmp_path):
+    def steps(job_id):
+        text = cli("status", "--", job_id).stdout.partition("  next ")[2]
+        return [line.strip() for line in text.splitlines()]
+
+    def do(line):
+        return subprocess.run(line, shell=True, cwd=str(tmp_path), env=dict(os.environ, NODEJOBS_DB=jobs.db_path),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    for job_id in ("my job; touch pwned", "-x"):
+        jobs.run(["echo", "$HOME", "it's"], job_id, cwd=tmp_path, timeout=100.0, max_log=4096, merge=True)
+        logs, again = steps(job_id)
+        assert do(logs).stdout == "$HOME it's\n"
+        assert do(again).returncode == 0
+        first, second = jobs.history(job_id)
+        for key in ("command", "cwd", "timeout", "max_log", "merge"):
+            assert first[key] == second[key]
+        logs, history, again = steps(job_id)
+        assert len(do(history).stdout.splitlines()) == 3
+    assert not (tmp_path / "pwned").exists()
+    jobs.run("sleep 30", "long", startsecs=0)
+    logs, wait, stop = steps("long")
+    assert "logs -f long" in logs
+    assert do(wait + " --timeout 0.1").returncode == 124
+    assert do(stop).stdout.startswith("long: stopped")
+    jobs.run("exit 1\n", "two lines")
+    assert len(steps("two lines")) == 1, "what has to be escaped would be another command"
+
+
+def with_history(jobs, job_id, seconds, runs=1):
+    """Make a job that usually takes so long, without waiting for it."""
+    for _ in range(runs):
+        record = jobs.run(["true"], job_id, startsecs=20)
+        path = pathlib.Path(record.logdir) / "journal.jsonl"
+        path.write_text(re.sub('"duration":[0-9.e-]+', '"duration":%s' % seconds, path.read_text()))
+
+
+def test_the_usual_duration_is_the_median_of_what_finished():
+    def records(*durations, status="finished"):
+        return [JobRecord(self_id="a", status=status, duration=duration) for duration in durations]
+    assert nodejobs.usual_duration(records(1.0, 30.0, 2.0)) == 2.0
+    assert nodejobs.usual_duration(records(1.0, 2.0)) == 1.5
+    assert nodejobs.usual_duration(records(1.0) + records(90.0, status="failed") + records(None)) == 1.0
+    assert nodejobs.usual_duration(records(5.0, status="stopped")) is None
+
+
+def test_status_and_list_tell_how_far_a_job_is_and_mark_what_is_slow(cli, jobs):
+    with_history(jobs, "quick", 0.2)
+    with_history(jobs, "long", 1000.0)
+    for job_id in ("quick", "long", "new"):
+        jobs.run(["sleep", "60"], job_id, startsecs=0)
+    assert re.search(r"progress +\[-{20}\] 0%, about 16m[345]\ds left\n", cli("status", "long").stdout)
+    eventually(lambda: "takes twice as long as usual (0.2s)" in cli("status", "quick").stdout)
+    assert "progress" not in cli("status", "new").stdout
+    rows = {row.split()[0]: row for row in cli("list").stdout.splitlines()}
+    assert re.search(r"running +- +\d\.\ds slow ", rows["quick"])
+    assert "slow" not in rows["long"] + rows["new"]
+
+
+def test_waiting_on_a_terminal_draws_a_bar_that_is_gone_when_done(jobs, screen, cli, tmp_path):
+    with_history(jobs, "a", 30.0)
+    os.mkfifo(str(tmp_path / "fifo"))
+    jobs.run("read line < %s" % (tmp_path / "fifo"), "a", startsecs=0)
+    waiter = screen("wait", "a")
+    waiter.until(r"\ra: \[[#-]{20}\] \d+%, about (\d+\.\ds) left.*\ra: \[[#-]{20}\] \d+%, about (?!\1)\d+\.\ds left")
+    assert "\n" not in waiter.output
+    (tmp_path / "fifo").write_text("go\n")
+    assert waiter.end() == 0
+    assert re.search(r"\r\x1b\[Ka: finished \(run 2, \d+\.\ds\)\r\n$", waiter.output)
+    assert "[" not in cli("wait", "a").stderr
+    with_history(jobs, "b", 30.0)
+    runner = screen("run", "--id", "b", "--wait", "--startsecs", "0", "-c", "read line < %s; exit 3" % (tmp_path / "fifo"),
+                    columns=40)
+    runner.until(r"b: \[")
+    (tmp_path / "fifo").write_text("go\n")
+    assert runner.end() == 3
+    assert all(len(part) < 40 for part in re.split(r"[\r\n]|\x1b\[K", runner.output))
+
+
+def test_a_waiter_without_a_terminal_or_history_draws_nothing_and_never_wakes_up(jobs, store, screen):
+    with_history(jobs, "a", 30.0)
+    jobs.run(["sleep", "60"], "a", startsecs=0)
+    jobs.run(["sleep", "60"], "new", startsecs=0)
+    piped = subprocess.Popen([PYTHON, str(FILE), "--db", str(store), "wait", "a"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+    shown = screen("wait", "new")
+
+    def switches(pid):
+        text = pathlib.Path("/proc/%d/status" % pid).read_text()
+        return sum(map(int, re.findall(r"ctxt_switches:\s+(\d+)", text)))
+    before = {}
+    for pid in (piped.pid, shown.process.pid):
+        eventually(lambda: is_blocked(pid))
+        before[pid] = switches(pid)
+    with pytest.raises(subprocess.TimeoutExpired):
+        piped.wait(2.5)
+    assert {pid: switches(pid) for pid in before} == before
+    jobs.stop("a")
+    jobs.stop("new")
+    assert piped.communicate()[1] == b"" and shown.end() == 143
+    assert shown.output.startswith("new: stopped")
+
+
+def test_a_bar_follows_its_own_run_and_not_a_newer_one(jobs, screen):
+    with_history(jobs, "a", 30.0)
+    jobs.run(["sleep", "60"], "a", startsecs=0)
+    waiter = screen("wait", "a")
+    waiter.until("about")
+    jobs.stop("a")
+    jobs.run(["sleep", "60"], "a", startsecs=0)
+    assert waiter.end() == 143
+    assert "a: stopped by SIGTERM (run 2," in waiter.output
+
+
+def test_interrupting_a_bar_clears_it_and_leaves_the_job(jobs, screen):
+    with_history(jobs, "a", 30.0)
+    jobs.run(["sleep", "60"], "a", startsecs=0)
+    waiter = screen("wait", "a")
+    waiter.until("about")
+    waiter.type("\x03")
+    assert waiter.end() == 130
+    assert waiter.output.endswith("\r\x1b[Knodejobs: no longer waiting for a, which goes on\r\n")
+    assert jobs.get_status("a").status == STATUS.c_running
+
+
+def test_a_watched_list_is_drawn_in_place_and_follows_what_happens(jobs, screen):
+    jobs.run(["sleep", "60"], "first", startsecs=0)
+    watcher = screen("list", "--watch")
+    watcher.until(r"1 job, 1 running.*first +\x1b\[36mrunning.*\x1b\[J")
+    jobs.run("exit 3", "sec\x1b[2Jond")
+    watcher.until(r"2 jobs, 1 running, 1 failed")
+    watcher.until(r"sec\\x1b\[2Jond +\x1b\[31mfailed.*\x1b\[J")
+    assert "\n" not in watcher.output.replace("\r\n", "") and "\x1b[2J" not in watcher.output
+    watcher.type("q")
+    assert watcher.end() == 0
+    assert watcher.picture()[1].split() == ["ID", "STATUS", "EXIT", "TIME", "STARTED", "COMMAND"]
+
+
+def test_a_watched_list_fits_its_screen_and_resizes_with_it(jobs, screen):
+    for number in range(8):
+        jobs.run(["echo", "日本語" * 30], "job-%d" % number, startsecs=0)
+    watcher = screen("list", "--watch", columns=60, lines=6)
+    watcher.until(r"job-7.*and \d+ more")
+    assert [line.split()[0] for line in watcher.picture()[1:]] == ["ID", "job-5", "job-6", "job-7", "..."]
+    assert watcher.picture()[-1].startswith("... and 5 more")
+    watcher.output = ""
+    watcher.resize(30, 4)
+    watcher.until("and 7 more")
+    assert [line.split()[0] for line in watcher.picture()[1:]] == ["ID", "job-7", "..."]
+    assert [line for line in watcher.picture() if nodejobs.width_of(line) > 30] == []
+    watcher.output = ""
+    watcher.resize(132, 30)
+    watcher.until(r"job-0.*job-7.*\x1b\[J")
+    assert len(watcher.picture()) == 11 and "more" not in watcher.output
+    watcher.resize(1, 1)
+    watcher.until(r"\x1b\[H\x1b\[K.$")
+    watcher.type("Q")
+    assert watcher.end() == 0
+
+
+@pytest.mark.parametrize("end, code", [("q", 0), ("\x03", 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129),
+                                       (signal.SIGINT, 130), ("\x1c", 131)])
+def test_a_watched_list_restores_the_terminal_however_it_ends(screen, end, code):
+    watcher = screen("list", "--watch")
+    watcher.until("0 jobs")
+    assert termios.tcgetattr(watcher.theirs) != watcher.modes
+    watcher.type(end) if isinstance(end, str) else watcher.process.send_signal(end)
+    assert watcher.end() == code
+    assert termios.tcgetattr(watcher.theirs) == watcher.modes
+    assert watcher.output.startswith("\x1b[?1049h\x1b[?25l\x1b[?7l")
+    assert watcher.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+
+
+def test_a_watched_list_restores_the_terminal_after_an_error(screen, store):
+    store.mkdir()
+    watcher = screen("list", "--watch")
+    watcher.until("0 jobs")
+    store.rmdir()
+    store.write_text("no directory any more")
+    assert watcher.end() == 125
+    assert termios.tcgetattr(watcher.theirs) == watcher.modes
+    assert re.search(r"\x1b\[\?1049lnodejobs: cannot read [^\n]+\r\n$", watcher.output)
+    store.unlink()
+
+
+def test_a_watched_list_can_be_suspended_and_goes_on(store, tmp_path):
+    bash = Screen(["bash", "--norc", "--noprofile", "-i"], store, PS1="$ ")
+    try:
+        bash.until(r"\$ ")
+        bash.type('"%s" "%s" list --watch\n' % (PYTHON, FILE))
+        bash.until("0 jobs")
+        bash.type("\x1a")
+        bash.until(r"\x1b\[\?25h\x1b\[\?1049l.*Stopped")
+        bash.output = ""
+        bash.type("fg\n")
+        bash.until(r"\x1b\[\?1049h.*0 jobs")
+        bash.type("q")
+        bash.until(r"\x1b\[\?1049l.*\$ ")
+        bash.type("exit\n")
+        bash.end()
+    finally:
+        bash.close()
+
+
+def test_watching_needs_a_terminal_and_says_what_to_do_without(cli, screen):
+    for words in (["list", "--watch"], ["list", "--watch", "--json"]):
+        done = cli(*words)
+        assert (done.returncode, done.stdout) == (2, "") and "leave it out to print the jobs once" in done.stderr
+    dumb = screen("list", "--watch", TERM="dumb")
+    assert dumb.end() == 2 and "\x1b" not in dumb.output
+
+
+def test_a_watched_list_of_100_jobs_costs_little(newcomer):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "watching")
+    assert re.search(r"^list --watch of 100 jobs, of a core .*<= 2  holds$", done.stdout, re.M), done.stdout + done.stderr
+
+
+COMPLETED = [  # what is typed before the tab, and what is on the line after it
+    ("nj stat", "nj status "), ("nj list --wa", "nj list --watch "), ("nj list --status=fini", "nj list --status=finished "),
+    ("nj list --status fini", "nj list --status finished "), ("nj stop --signal WINC", "nj stop --signal WINCH "),
+    ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
+    ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
+    ("nj completion fi", "nj completion fish ")]
+HOSTILE = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
+SHELLS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"],
+             "alias nj='{nj}'; eval \"$({nj} completion bash)\"; complete -o default -F _nodejobs nj"),
+    "zsh": (["zsh", "-f", "-i"], "alias nj='{nj}'; autoload -U compinit; compinit -u -D; eval \"$({nj} completion zsh)\"; "
+            "compdef _nodejobs nj"),
+    "fish": (["fish", "-N", "-i"], "function nj; {nj} $argv; end; {nj} completion fish | source; "
+             "complete -c nj -f -a '(__nodejobs)'")}
+
+
+@pytest.mark.parametrize("shell", sorted(SHELLS))
+def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, jobs, store, tmp_path):
+    if not shutil.which(shell):
+        pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
+    for job_id in HOSTILE + ["web:1=x"]:
+        jobs.run(["true"], job_id, startsecs=20)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "only-a-file").write_text("")
+    # What the line has become is seen by what it runs: a program that notes its arguments. (No terminal to interpret.)
+    note = home / "note.py"
+    note.write_text("import sys; open(%r, 'a').write(repr(sys.argv[1:]) + '\\n')\n" % str(home / "noted"))
+    words, setup = SHELLS[shell]
+    screen = Screen(words, store, columns=200, HOME=str(home), PS1="$ ", LC_ALL="C.UTF-8", TERM="dumb" if shell == "zsh" else "xterm")
+    try:
+        screen.type("cd %s\n" % home)
+        screen.type(setup.format(nj="%s %s" % (PYTHON, FILE)) + "\n")
+        # The completion stays; the command itself becomes the one that notes.
+        swap = "function nj; %s %s $argv; end" if shell == "fish" else "unalias nj\nnj() { %s %s \"$@\"; }"
+        screen.type(swap % (PYTHON, note) + "; printf '%s%s\\n' rea dy\n")
+        screen.until("ready")
+        number = 0
+
+        def after_tab(typed):
+            nonlocal number
+            screen.read()
+            screen.output = ""
+            screen.type(typed + "\t")
+            # The shell has completed when it echoes what follows; fish and zsh redraw, so look at what is noted instead.
+            screen.type(" end\n")
+            number += 1
+            return ast.literal_eval(lines_of(home / "noted", number)[-1])[:-1]
+        for typed, line in COMPLETED:
+            assert after_tab(typed) == line.split()[1:], typed
+        for job_id in HOSTILE:
+            start = {"my job": "my", "$(touch pwned)": "\\$", "`touch pwned2`;touch pwned3": "\\`",
+                     "it's \"q\" \\ *": "it", "é日": "é"}[job_id]
+            assert after_tab("nj status " + start) == ["status", job_id]
+        for typed in ("nj status 'my", 'nj status "my', "nj status my\\ j"):
+            assert after_tab(typed) == ["status", "my job"]
+        assert not list(home.glob("pwned*"))
+        screen.type("exit\n")
+        screen.end()
+    finally:
+        screen.close()
+
+
+def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
+    def words(line, shell="zsh"):
+        return cli("completion", shell, "--", line).stdout.splitlines()
+    jobs.run(["true"], "a b", startsecs=20)
+    jobs.run(["true"], "new\nline", startsecs=20)
+    assert words("nodejobs ") == list(nodejobs.VERBS)
+    for verb, (_, _, _, options, _) in nodejobs.VERBS.items():
+        assert words("nodejobs %s --" % verb)[:-3] == [option[0] for option in options if option[0][:2] == "--"]
+    assert words("nodejobs list --status ") == list(nodejobs.ACTIVE + nodejobs.ENDED)
+    assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
+    assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
+    assert words("nodejobs --on web1 wait ") == [] and words("nodejobs --on web1 list --sta") == ["--status"]
+    assert words("nodejobs sta", "fish") == ["status\tshow everything about a job"]
+    assert words("nodejobs logs 'a", "bash") == ["a b"] and words("nodejobs logs a", "bash") == ["a\\ b"]
+    assert cli("completion", "tcsh").returncode == 2 and "only for bash, zsh, fish" in cli("completion", "tcsh").stderr
+
+
+def test_a_newcomer_is_told_the_way_out(cli, jobs, tmp_path):
+    jobs.run(["true"], "backup", startsecs=20)
+    for verb in ("status", "logs", "wait", "stop", "history", "remove"):
+        done = cli(verb, "bakup")
+        assert (done.returncode, done.stdout) == (125, "") and done.stderr.endswith("; did you mean 'backup'?\n")
+        assert done.stderr.count("\n") == 1
+        assert "did you mean" not in cli(verb, "zzz").stderr
+    assert "`history` shows what there is" in cli("status", "backup", "--run", "7").stderr
+    assert "--json goes after the verb" in cli("--json", "list").stderr
+    assert "`run -- echo 'hello world'`" in cli("echo", "hello world").stderr
+    assert cli("help").stdout == cli("--help").stdout and cli("help", "list").stdout == cli("list", "--help").stdout
+    assert "status takes ID; see" in cli("status").stderr
+    done = cli("run", "echo hi | wc")
+    assert done.returncode == 127 and "did you mean -c 'echo hi | wc'?" in done.stderr
+    assert "did you mean" not in cli("run", "no-such-program").stderr
+    assert "`run -- COMMAND` starts one" in cli("--db", tmp_path / "empty", "list").stderr
+    assert cli("remove", "backup").stdout == "backup: removed\n"
+
+
+@needs_root
+def test_a_store_that_may_not_be_listed_is_no_reason_for_another_error(jobs, store, tmp_path):
+    jobs.run(["true"], "backup", startsecs=20)
+    open_to_others(tmp_path)
+    readable = tmp_path / "nodejobs.py"
+    shutil.copy(str(FILE), str(readable))
+    readable.chmod(0o644)
+    done = subprocess.run(["/usr/bin/env", "python3", str(readable), "--db", str(store), "status", "bakup"], stderr=subprocess.PIPE,
+                          preexec_fn=lambda: os.setuid(65534), cwd="/", universal_newlines=True)
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1) and "there is no job 'bakup'" in done.stderr
+
+
+def test_unknown_ids_are_told_at_once_and_the_others_are_waited_for(cli, jobs):
+    jobs.run("sleep 0.2; exit 3", "a", startsecs=0)
+    done = cli("wait", "a", "unknown", "--json")
+    assert (done.returncode, [entry["exit_code"] for entry in json.loads(done.stdout)]) == (125, [3])
+    assert "no job 'unknown'" in done.stderr
+    assert cli("wait", "unknown", "--json").stdout == ""
+    jobs.run(["sleep", "60"], "long", startsecs=0)
+    done = cli("wait", "long", "--timeout", "0.2s")
+    assert (done.returncode, done.stderr) == (124, "nodejobs: gave up after 0.2s; long goes on\n")
+
+
+def test_long_lines_in_tails_are_cut(cli, jobs, screen):
+    jobs.run("printf '%5000d' 7 >&2; exit 1", "wide", startsecs=20)
+    line, = [line for line in cli("status", "wide").stdout.splitlines() if "last lines" in line]
+    assert len(line) == 517 and line.endswith("~")
+    assert max(map(len, cli("wait", "wide").stderr.splitlines())) == 504
+    for words in (["status", "wide"], ["wait", "wide"]):
+        narrow = screen(*words, columns=50)
+        narrow.end()
+        tail, = [line for line in narrow.output.split("\r\n") if line.endswith(" ~")]
+        assert len(tail) == 50
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_fits_the_terminal(cli, columns):
+    for words in [[]] + [[verb] for verb in nodejobs.VERBS]:
+        text = cli(*words, "--help", env={"COLUMNS": str(columns)}).stdout
+        table = re.search(r"\n\n((?:  .*\n)+)", text).group(1)
+        assert max(map(len, table.splitlines())) <= columns
 
 
 # ------ faults that were seen in the original; those not named here have their test above ------

@@ -16,6 +16,8 @@ import contextlib
 import json
 import os
 import pathlib
+import pty
+import select
 import shutil
 import signal
 import statistics
@@ -90,6 +92,11 @@ def private_kb(pid):
     """Return the private memory of a process in KiB."""
     lines = pathlib.Path("/proc/%d/smaps_rollup" % pid).read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def processor_seconds(pid):
+    """Return the processor time of a process by the scheduler's own clock, which is finer than ticks."""
+    return int(pathlib.Path("/proc/%d/schedstat" % pid).read_text().split()[0]) / 1e9
 
 
 def activity(pid):
@@ -285,6 +292,36 @@ def command_line(jobs, rounds):
     yield Result("CLI status / bare Python", "ms", status, base, 5)
     yield Result("CLI run / bare Python", "ms", run, base, 7)
     yield Result("CLI status, installed / bare Python", "ms", quick, base, 5)
+
+
+@row
+def watching(jobs, rounds):
+    """`list --watch` on a terminal, with 100 jobs: 80 have ended, 20 run and have runs before to compare with."""
+    fill(jobs.db_path, 80)
+    for number in range(20):
+        for command in (["true"], ["sleep", "60"]):
+            jobs.run(command, "running-%d" % number, startsecs=0)
+            if command == ["true"]:
+                jobs.wait("running-%d" % number)
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(PYTHON, [PYTHON, str(FILE), "--db", jobs.db_path, "list", "--watch"], dict(os.environ, TERM="xterm"))
+    figures, ended, before = [], time.monotonic() + 12, None
+    while time.monotonic() < ended:
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+        elif before is None:
+            before, began = processor_seconds(pid), time.monotonic()  # the first picture is drawn
+    figures.append(100 * (processor_seconds(pid) - before) / (time.monotonic() - began))
+    os.write(terminal, b"q")
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    for number in range(20):
+        jobs.stop("running-%d" % number)
+    yield Result("list --watch of 100 jobs, of a core", "%", figures, None, 2)
 
 
 @row
