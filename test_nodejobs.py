@@ -2905,7 +2905,7 @@ COMPLETED = [  # what is typed before the tab, and what is on the line after it
     ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
     ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
     ("nj completion fi", "nj completion fish ")]
-HOSTILE = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
+HOSTILE_IDS = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"],
              "alias nj='{nj}'; eval \"$({nj} completion bash)\"; complete -o default -F _nodejobs nj"),
@@ -2919,7 +2919,7 @@ SHELLS = {
 def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, jobs, store, tmp_path):
     if not shutil.which(shell):
         pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
-    for job_id in HOSTILE + ["web:1=x"]:
+    for job_id in HOSTILE_IDS + ["web:1=x"]:
         jobs.run(["true"], job_id, startsecs=20)
     home = tmp_path / "home"
     home.mkdir()
@@ -2949,7 +2949,7 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
             return ast.literal_eval(lines_of(home / "noted", number)[-1])[:-1]
         for typed, line in COMPLETED:
             assert after_tab(typed) == line.split()[1:], typed
-        for job_id in HOSTILE:
+        for job_id in HOSTILE_IDS:
             start = {"my job": "my", "$(touch pwned)": "\\$", "`touch pwned2`;touch pwned3": "\\`",
                      "it's \"q\" \\ *": "it", "é日": "é"}[job_id]
             assert after_tab("nj status " + start) == ["status", job_id]
