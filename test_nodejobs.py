@@ -3861,7 +3861,8 @@ class LivePage:
                 const until = async check => { while (!check()) await new Promise(go => setTimeout(go, 20)); };
                 const element = id => document.getElementById(id), text = id => element(id).textContent;
                 const call = path => fetch(path, {method: "POST"});
-                const shown = kind => [...document.querySelectorAll("#log ." + kind)].map(part => part.textContent).join("");
+                const texts = path => [...document.querySelectorAll(path)].map(part => part.textContent);
+                const shown = kind => texts("#log ." + kind).join("");
                 (async () => { %s })().catch(error => String(error)).then(
                     end => fetch("end", {method: "POST", body: JSON.stringify(end)}));
                 """ % script)})
@@ -3883,18 +3884,19 @@ def test_the_live_page_follows_a_job_in_a_browser(live, jobs, tmp_path):
     command = "echo before; while ! [ -e %s ]; do sleep 0.02; done; echo after; echo trouble >&2; exit 3" % go
     jobs.run(command, "web server/1?a=b&c", startsecs=0)
     jobs.run("true", "other")
-    seen, printed = live.browse(tmp_path, "&job=" + urllib.parse.quote(urllib.parse.quote("web server/1?a=b&c", safe="")), """
+    key = urllib.parse.quote("web server/1?a=b&c", safe="")
+    seen, printed = live.browse(tmp_path, "&job=" + urllib.parse.quote(key), """
         await until(() => text("log") == "before\\n" && text("state") == "running");
         const first = text("facts");
         await call("go");
         await until(() => shown("stderr") && text("state") == "failed");
         return {first, facts: text("facts"), name: text("name"), command: text("command"), log: shown("stdout"),
                 errors: shown("stderr"), summary: text("summary"), notice: text("notice"), title: document.title,
-                ids: [...document.querySelectorAll("#jobs .id")].map(id => id.textContent), stop: element("stop").hidden};
+                ids: texts("#jobs .id"), stop: element("stop").hidden};
         """, {"/go": go.touch})
     assert seen == {"first": seen["first"], "facts": seen["facts"], "name": "web server/1?a=b&c", "command": command,
-                    "log": "before\nafter\n", "errors": "trouble\n", "summary": "2 jobs", "notice": "", "title": "nodejobs",
-                    "ids": ["other", "web server/1?a=b&c"], "stop": True}, seen
+                    "log": "before\nafter\n", "errors": "trouble\n", "summary": "2 jobs", "notice": "",
+                    "title": "nodejobs", "ids": ["other", "web server/1?a=b&c"], "stop": True}, seen
     assert "exit code 3" in seen["facts"] and "run 1" in seen["first"]
     assert live.server.token not in printed
 
@@ -3904,13 +3906,14 @@ def test_the_live_page_shows_hostile_text_as_text(live, jobs, tmp_path):
     hostile = ("<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\n"
                "\x1b[31mred\x1b]0;title\x07 \u202etrap \u2066\r\n one\rtwo \0 é日🎉 </pre>&amp;")
     (tmp_path / "hostile").write_bytes(hostile.encode() + b"\xff\xc3")
-    jobs.run("cat %s; cat %s >&2; : %s" % (tmp_path / "hostile", tmp_path / "hostile", "'</script><b>'"), HOSTILE, startsecs=20)
+    jobs.run("cat {0}; cat {0} >&2; : '</script><b>'".format(tmp_path / "hostile"), HOSTILE, startsecs=20)
     seen, printed = live.browse(tmp_path, "", """
         await until(() => document.querySelector("#jobs .id"));
         const id = document.querySelector("#jobs .id");
         id.parentElement.click();
         await until(() => shown("stderr").endsWith("\ufffd") && text("state") == "finished");
-        const escapes = [...document.querySelectorAll("#log .stdout .raw")].map(raw => getComputedStyle(raw, "::before").content);
+        const raws = [...document.querySelectorAll("#log .stdout .raw")];
+        const escapes = raws.map(raw => getComputedStyle(raw, "::before").content);
         return {id: id.textContent, name: text("name"), log: shown("stdout"), errors: shown("stderr"), escapes,
                 title: document.title, scripts: document.querySelectorAll("main script, main b, main img").length};
         """)
@@ -3949,7 +3952,8 @@ def test_the_live_page_says_what_is_missing_without_its_token(live, jobs, tmp_pa
     assert "secret" not in printed
 
 
-@pytest.mark.parametrize("method, path", [("GET", "/jobs"), ("GET", "/follow?id=a"), ("POST", "/stop?id=a"), ("POST", "/enter")])
+@pytest.mark.parametrize("method, path", [("GET", "/jobs"), ("GET", "/follow?id=a"), ("POST", "/stop?id=a"),
+                                          ("POST", "/enter")])
 def test_the_live_page_gives_nothing_without_its_token(live, jobs, method, path):
     jobs.run(["sleep", "1000"], "a", startsecs=0)
     cookie = live.ask("POST", "/enter", live.bearer)[1]["Set-Cookie"]
@@ -3959,12 +3963,13 @@ def test_the_live_page_gives_nothing_without_its_token(live, jobs, method, path)
                     {"Authorization": "Bearer \xe9"}, {"Authorization": live.bearer["Authorization"][:-1]}):
         assert live.ask(method, path, headers)[0] == 403, headers
     assert live.ask(method, path, reading)[0] == (200 if method == "GET" else 403), "the cookie is for reading only"
-    for headers in ({"Host": "evil.example:%d" % live.server.server_port}, {"Host": ""}, {"Host": "127.0.0.1.evil.example"},
-                    {"Host": "localhost@evil.example"}, {"Host": "[", }, {"Host": "localhost:0x50"},
+    for headers in ({"Host": "evil.example:%d" % live.server.server_port}, {"Host": "127.0.0.1.evil.example"},
+                    {"Host": ""}, {"Host": "localhost@evil.example"}, {"Host": "["}, {"Host": "localhost:0x50"},
                     {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"}):
         assert live.ask(method, path, dict(live.bearer, **dict(reading, **headers)))[0] == 421, headers
     assert jobs.get_status("a").status == STATUS.c_running
-    assert live.ask(method, path, dict(live.bearer, Host="localhost:1234"))[0] == 200, "an ssh tunnel may begin at another port"
+    tunnel = dict(live.bearer, Host="localhost:1234")  # an ssh tunnel may begin at another port
+    assert live.ask(method, path, tunnel)[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/jobs", "/follow?id=a", "/nothing", "/follow?id=none"])
@@ -3973,7 +3978,7 @@ def test_the_live_page_lets_no_foreign_script_run(live, jobs, path):
     status, headers, _ = live.ask("GET", path, live.bearer)
     assert status == (404 if "no" in path.partition("?")[0] or "none" in path else 200)
     policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
-    assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'" and policy["frame-ancestors"] == "'none'"
+    assert [policy[key] for key in ("default-src", "script-src", "frame-ancestors")] == ["'none'", "'self'", "'none'"]
     assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer"
     assert headers["Cache-Control"] == "no-store"
     for path in ("/../nodejobs.py", "/%2e%2e/x", "//[", "*", "/?a=%ff"):
@@ -3981,18 +3986,21 @@ def test_the_live_page_lets_no_foreign_script_run(live, jobs, path):
 
 
 def test_the_live_page_loads_nothing_from_elsewhere(live):
-    text = "".join(content for _, content in live.module.FILES.values()) + dict(live.module.HEADERS)["Content-Security-Policy"]
-    assert re.findall(r"(?i)https?://[^'\"\s]*", text) == ["http://www.w3.org/2000/svg"], "the name of SVG is no address"
+    text = "".join(content for _, content in live.module.FILES.values()) + str(live.module.HEADERS)
+    addresses = re.findall(r"(?i)https?://[^'\"\s]*", text)
+    assert addresses == ["http://www.w3.org/2000/svg"], "the name of SVG is no address"
     assert "innerHTML" not in text and "@import" not in text and not re.search(r"<script(?! src)|\son\w+=", text)
 
 
 def test_a_reader_of_the_live_page_that_was_cut_off_gets_every_byte_once(live, jobs, tmp_path):
     go, text = tmp_path / "go", "é日🎉" * 2000
     (tmp_path / "text").write_text(text, encoding="utf-8")
-    jobs.run("cat %s; while ! [ -e %s ]; do sleep 0.02; done; cat %s" % (tmp_path / "text", go, tmp_path / "text"), "a b", startsecs=0)
+    jobs.run("cat {0}; while ! [ -e {1} ]; do sleep 0.02; done; cat {0}".format(tmp_path / "text", go), "a b",
+             startsecs=0)
     read, place = "", None
     while len(read) < len(text):
-        status, _, stream = live.ask("GET", "/follow?id=a%20b", dict(live.bearer, **{"Last-Event-ID": place} if place else {}))
+        headers = dict(live.bearer, **{"Last-Event-ID": place} if place else {})
+        status, _, stream = live.ask("GET", "/follow?id=a%20b", headers)
         assert status == 200
         frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
         if frame["event"] == "status":
@@ -4075,12 +4083,14 @@ def test_the_fastapi_example_streams_the_same_events(newcomer, store):
     process = subprocess.Popen(words, env=dict(env, NODEJOBS_DB=str(store)), stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
     try:
-        url = next(found.group() for found in map(re.compile(r"http://127\.0\.0\.1:\d+").search, process.stderr) if found)
+        address = re.compile(r"http://127\.0\.0\.1:\d+")
+        url = next(found.group() for found in map(address.search, process.stderr) if found)
         stream = urllib.request.urlopen(url + "/events?job_id=a+b", timeout=30)
         assert stream.headers["Content-Type"].startswith("text/event-stream")
         frames = [stream.readline().decode() for _ in range(8)]
         stream.close()  # cut off in the middle
-        assert frames[1:8:4] == ["event: status\n", "event: stdout\n"] and json.loads(frames[6][6:])["text"] == "é日\n"
+        assert frames[1:8:4] == ["event: status\n", "event: stdout\n"]
+        assert json.loads(frames[6][6:])["text"] == "é日\n"
         go.touch()
         jobs.wait("a b")
         place = frames[4].partition(": ")[2].strip()
@@ -4133,7 +4143,8 @@ def test_the_timeline_draws_a_bar_for_every_run(newcomer, store, jobs):
     assert not re.search(r"(?i)\s(src|href|on\w+)\s*=|url\(|@import", page)
     assert timeline_of(newcomer, "--db", store, "--id", "tw*")[2] == ["twice"]
     assert timeline_of(newcomer, "--db", store, "--since", "1h")[1:][1] == rows
-    assert "Nothing ran" in run_example(newcomer, PYTHON, HERE / "examples" / "timeline.py", "--db", store, "--id", "x").stdout
+    empty = run_example(newcomer, PYTHON, HERE / "examples" / "timeline.py", "--db", store, "--id", "x")
+    assert "Nothing ran" in empty.stdout
 
 
 @pytest.mark.parametrize("number", [1, 500])
@@ -4160,7 +4171,8 @@ def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
     jobs = Jobs(home / ".local/state/nodejobs")
     hourly, reboot = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
     assert "%" not in hourly + reboot, "a crontab's newline"
-    bare = {"HOME": str(home), "LOGNAME": "me", "SHELL": "/bin/sh", "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
+    bare = {"HOME": str(home), "LOGNAME": "me", "SHELL": "/bin/sh",
+            "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
 
     def cron(line):
         command = re.match(r"(?:17 \* \* \* \*|@reboot) +(.*)$", line).group(1)
@@ -4182,7 +4194,8 @@ def test_the_systemd_units_are_valid_and_their_commands_do_what_is_written(newco
     units = re.findall(r"^```ini\n(.*?)^```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
     for unit, kind in zip(units, ("service", "timer")):
         (home / ("backup." + kind)).write_text(unit)
-    start, stop = [shlex.split(line.replace("%h", str(home))) for line in re.findall("^Exec(?:Start|Stop)=(.*)$", units[0], re.M)]
+    start, stop = [shlex.split(line.replace("%h", str(home)))
+                   for line in re.findall("^Exec(?:Start|Stop)=(.*)$", units[0], re.M)]
     assert start[0] == stop[0] == "/usr/bin/python3"
     make_script(home / "backup.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
     process = subprocess.Popen([PYTHON] + start[1:], env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE)

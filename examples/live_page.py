@@ -94,8 +94,8 @@ CSS = """\
 html, body { height: 100%; }
 body { display: flex; flex-direction: column; background: var(--back); color: var(--text);
   font: 15px/1.45 system-ui, sans-serif; }
-header { display: flex; flex-wrap: wrap; align-items: center; gap: .3em 1em; padding: .6em 1em; background: var(--front);
-  border-bottom: 1px solid var(--line); }
+header { display: flex; flex-wrap: wrap; align-items: center; gap: .3em 1em; padding: .6em 1em;
+  background: var(--front); border-bottom: 1px solid var(--line); }
 h1 { font-size: 1.05em; }
 #summary, #facts, #hint { color: var(--dim); }
 #notice { color: var(--failed); margin-left: auto; }
@@ -128,8 +128,9 @@ h2 { font-size: 1.25em; overflow-wrap: anywhere; }
 #stop { margin-left: auto; border-color: var(--failed); color: var(--failed); cursor: pointer; white-space: nowrap; }
 #stop.sure { background: var(--failed); color: var(--front); }
 #command { font: 13px/1.4 ui-monospace, monospace; overflow-wrap: anywhere; max-height: 5.6em; overflow-y: auto; }
-#log { flex: 1; min-height: 8em; overflow: auto; padding: .8em 1em; background: var(--front); border: 1px solid var(--line);
-  border-radius: 8px; font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+#log { flex: 1; min-height: 8em; overflow: auto; padding: .8em 1em; background: var(--front);
+  border: 1px solid var(--line); border-radius: 8px; font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 #log .stderr { color: var(--failed); }
 #log .note { color: var(--dim); font-style: italic; user-select: none; }
 .raw { font-size: 0; unicode-bidi: isolate; }
@@ -152,8 +153,9 @@ sessionStorage.setItem("token", token || "");
 
 // Show text that a stranger wrote. What has no shape, moves the cursor or turns the line around is shown as its
 // escape; the character itself stays in the text, so that what is copied is what was written.
-const RAW = /([\0-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff])/u;
-const LOG_RAW = /([\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\r(?!\n))/u;
+const ODD = "\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\ud800-\\udfff";
+const RAW = new RegExp("([\\0-\\x1f" + ODD + "])", "u");
+const LOG_RAW = new RegExp("([\\0-\\x08\\x0b\\x0c\\x0e-\\x1f" + ODD + "]|\\r(?!\\n))", "u");
 function show(element, text, raw) {
   String(text).split(raw || RAW).forEach((part, index) => {
     if (!part) return;
@@ -260,8 +262,9 @@ function follow(key) {
   at("log").replaceChildren();
   length = 0;
   const mine = output = new EventSource("follow?id=" + key);
-  // A browser that was cut off comes back by itself, and says in Last-Event-ID what it has: no byte is lost or shown twice.
-  for (const kind of ["stdout", "stderr"]) mine.addEventListener(kind, event => write(kind, JSON.parse(event.data).text));
+  // A browser that was cut off comes back by itself, and says in Last-Event-ID what it has: it gets every byte once.
+  for (const kind of ["stdout", "stderr"])
+    mine.addEventListener(kind, event => write(kind, JSON.parse(event.data).text));
   mine.addEventListener("problem", event => { mine.close(); note("\n" + JSON.parse(event.data)); });
   mine.addEventListener("status", event => {
     if (!ENDED.includes(JSON.parse(event.data).status)) return;
@@ -349,7 +352,8 @@ def event(name, value):
 def row_of(record):
     """Return what the page shows of a job. `key` is its id as a piece of a URL, whatever characters it has."""
     command = record.command if isinstance(record.command, list) else None
-    row = {key: record.get(key) for key in ("run", "exit_code", "signal", "error", "duration", "started_at", "suspended")}
+    row = {key: record.get(key) for key in (
+        "run", "exit_code", "signal", "error", "duration", "started_at", "suspended")}
     return dict(row, id=record.self_id, key=urllib.parse.quote(record.self_id, safe="", errors="surrogateescape"),
                 status=record.status or "unknown", active=record.status is not None and not record.ended,
                 command=" ".join(map(shlex.quote, command)) if command else str(record.command or ""))
@@ -507,7 +511,8 @@ def main():
     try:
         server = Server((options.bind, options.port), Jobs(options.db), options.name)
     except OSError as error:
-        sys.exit("live_page: cannot listen on %s port %d: %s; try --port 0" % (options.bind, options.port, error.strerror))
+        sys.exit("live_page: cannot listen on %s port %d: %s; try --port 0"
+                 % (options.bind, options.port, error.strerror))
     print(server.url, flush=True)
     try:
         server.serve_forever()

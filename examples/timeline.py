@@ -54,7 +54,8 @@ text { fill: var(--text); }
 .stripe { fill: var(--stripe); }
 .bar { fill: currentColor; stroke: var(--front); stroke-width: .6; }
 .bar:hover { stroke: var(--text); stroke-width: 1.5; }
-.starting, .running, .stopping { color: var(--running); } .starting.bar, .running.bar, .stopping.bar { fill-opacity: .6; }
+.starting, .running, .stopping { color: var(--running); }
+.starting.bar, .running.bar, .stopping.bar { fill-opacity: .6; }
 .finished { color: var(--finished); } .failed, .failed_start { color: var(--failed); }
 .stopped { color: var(--stopped); }
 .lost { color: var(--lost); } .unknown { color: var(--unknown); }
@@ -125,18 +126,20 @@ def picture(rows, begin, end):
     out += ['<rect class="stripe" x="0" y="%d" width="%d" height="%d"/>' % (TOP + ROW * number, WIDTH, ROW)
             for number in range(0, len(rows), 2)]
     for moment, label in ticks(begin, end):
-        out.append('<path class="grid" d="M%.1f %dV%d"/><text class="dim" x="%.1f" y="20" text-anchor="middle">%s</text>'
-                   % (place(moment), TOP - 6, height - 6, place(moment), label))
+        out.append('<path class="grid" d="M%.1f %dV%d"/>' % (place(moment), TOP - 6, height - 6))
+        out.append('<text class="dim" x="%.1f" y="20" text-anchor="middle">%s</text>' % (place(moment), label))
     for number, (newest, runs) in enumerate(rows):
         top = TOP + ROW * number
-        out.append('<g><title>%s\n%s</title><circle class="bar %s" cx="16" cy="%d" r="5"/><text x="28" y="%d">%s</text></g>'
-                   % (shown(newest.self_id), shown(nodejobs.command_text(newest.command)), newest.status or "unknown",
-                      top + ROW // 2, top + 18, cut(newest.self_id, 30)))
+        out.append('<g><title>%s\n%s</title><circle class="bar %s" cx="16" cy="%d" r="5"/>' % (
+            shown(newest.self_id), shown(nodejobs.command_text(newest.command)), newest.status or "unknown",
+            top + ROW // 2))
+        out.append('<text x="28" y="%d">%s</text></g>' % (top + 18, cut(newest.self_id, 30)))
         for record, (first, last) in sorted(runs, key=lambda run: STATUSES.index(run[0].status or "unknown")):
             left, right = place(max(first, begin)), place(last)
-            out.append('<rect class="bar %s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2"><title>%s</title></rect>' % (
+            out.append('<rect class="bar %s" x="%.1f" y="%d" width="%.1f" height="%d" rx="2">' % (
                 record.status or "unknown", min(left, WIDTH - RIGHT - LEAST), top + (ROW - BAR) // 2,
-                max(right - left, LEAST), BAR, told(record)))
+                max(right - left, LEAST), BAR))
+            out.append("<title>%s</title></rect>" % told(record))
         took = sorted(record.duration for record, _ in runs if record.duration is not None and record.ended)
         out.append('<text class="dim" x="%d" y="%d">%d run%s%s</text>' % (
             WIDTH - RIGHT + 12, top + 18, len(runs), "" if len(runs) == 1 else "s",
@@ -177,7 +180,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--db", help="where the jobs are kept; by default where nodejobs.py keeps them")
     parser.add_argument("--id", metavar="GLOB", help="only ids like 'backup-*'")
-    parser.add_argument("--since", metavar="AGE", type=nodejobs.duration, help="only what ran within the last 90m, 6h, 7d")
+    parser.add_argument("--since", metavar="AGE", type=nodejobs.duration,
+                        help="only what ran within the last 90m, 6h, 7d")
     options = parser.parse_args()
     sys.stdout.buffer.write(page(nodejobs.Jobs(options.db), options.id, options.since).encode("utf-8"))
 
