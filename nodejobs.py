@@ -81,7 +81,7 @@ if TYPE_CHECKING:
                         Tuple, Type, Union)
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
-    Run = Tuple[int, int, int, bytes, int, int]  # pid, start time, mark of the command; cookie; pid, start of the monitor
+    Run = Tuple[int, int, int, bytes, int, int]  # the command's pid, start time, mark; cookie; the monitor's pid, start
     Option = Tuple[str, str, Any, Any, str]
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
@@ -140,7 +140,8 @@ class UnknownJob(NodejobsError, ValueError):
 
     def __init__(self, job_id: str, run: "Optional[int]", db_path: str) -> None:
         what = "job %r" % job_id if run is None else "run %d of job %r" % (run, job_id)
-        super().__init__("there is no %s in %s; `%s` shows what there is" % (what, db_path, "list" if run is None else "history"))
+        super().__init__("there is no %s in %s; `%s` shows what there is"
+                         % (what, db_path, "list" if run is None else "history"))
         self.job_id, self.run, self.db_path = job_id, run, db_path
 
 
@@ -252,7 +253,7 @@ def json_reader(read_int: "Any" = int) -> "Any":
     def read(text: str) -> "Any":
         try:
             value, end = scan(text, 0)
-        except (StopIteration, RecursionError, SystemError):  # SystemError: it wants to raise an error of json.decoder's
+        except (StopIteration, RecursionError, SystemError):  # SystemError: it lacks json.decoder's exception
             end = -1
         if end != len(text):
             raise ValueError("no JSON: %.60r" % text)
@@ -426,7 +427,7 @@ class JobRecord(BaseData):
     ended_at = Field(str, doc="when it ended")
     duration = Field(float, doc="seconds from start to end, or until now, by a clock that nobody sets")
     cpu_seconds = Field(float, doc="processor time, user and system, of the command and its waited-for children")
-    max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (not below the monitor's share, some 6000)")
+    max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
     last_update = Field(str, doc="when the state last changed")
     last_pid = Field(int, doc="process id of the command itself")
     monitored = Field(bool, doc="while it is active: whether its monitor lives, which will know the exit code")
@@ -814,7 +815,7 @@ class Posix(Platform):
         found = [pid for pid in alive if pid in mine]
         for pid in found:  # which grows: a process has one parent, so each is added once
             found += [child for child in children.get(pid, ()) if child not in alive]
-        # Parents first: a shell that is asked before its child dies of the signal, and does not react to the child's end.
+        # Parents first: a shell that is asked before its child dies of the signal, and not of the child's end.
         return {pid: table[pid][3] for pid in sorted(found, key=lambda pid: (table[pid][3], pid))}
 
     def group_lives(self, run: "Run") -> bool:
@@ -1241,7 +1242,12 @@ def older_logs(path: str) -> "List[Tuple[int, str]]":
         numbers = [old[len(start):-4] for old in os.listdir(directory) if old.startswith(start)]
     except OSError:
         return []
-    return sorted([(int(number), "%s/%s%s.log" % (directory, start, number)) for number in numbers if number.isdecimal()])
+    return sorted([(int(number), "%s/%s%s.log" % (directory, start, number))
+                   for number in numbers if number.isdecimal()])
+
+
+def open_to_read(path: str) -> "Any":
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
 def open_log_files(path: str) -> "List[Tuple[int, Any]]":
@@ -1271,10 +1277,6 @@ def open_log_files(path: str) -> "List[Tuple[int, Any]]":
     return pieces
 
 
-def open_to_read(path: str) -> "Any":
-    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-
-
 def read_log(path: str) -> "Iterator[bytes]":
     """Yield the parts of a log."""
     pieces = open_log_files(path)
@@ -1290,7 +1292,7 @@ def read_log(path: str) -> "Iterator[bytes]":
 
 
 class LogTail:
-    """A place in a log, from which reading goes on as the log grows. `offset` counts all that was ever written to it."""
+    """A place in a log, from which reading goes on as the log grows; `offset` counts all that was ever written."""
 
     def __init__(self, path: str, offset: "Optional[int]" = 0) -> None:
         self.path, self.offset, self.fd = path, offset or 0, -1
@@ -1301,7 +1303,7 @@ class LogTail:
             self.close()
 
     def open(self) -> None:
-        """Open the file that holds the place; if max_log has dropped that, the place is where the oldest file begins."""
+        """Open the file that holds the place; if max_log has dropped it, go to where the oldest file begins."""
         for offset, file in open_log_files(self.path):
             with file:
                 if self.fd < 0 or offset <= self.offset:
@@ -1329,7 +1331,7 @@ class LogTail:
         return part
 
     def read_text(self, last: bool) -> str:
-        """Return what has come since as text, without a character that is not complete yet, unless it is the `last` of it."""
+        """Return what has come since as text; a character that is not complete yet waits, unless this is the `last`."""
         part = self.pending + self.read()
         keep = 0
         for back in range(1, min(4, len(part) + 1)):
@@ -2078,7 +2080,7 @@ def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "Li
     options, expired, timed_out = 0, False, False
     if order["has_rusage"]:
         try:
-            __import__("resource")  # wait4 would do so after it has reaped the command, and lose the status if that failed
+            __import__("resource")  # wait4 does so after it has reaped the command, and would lose the status
         except ImportError:
             order["has_rusage"] = False
     if order["timeout"] is not None:
@@ -2247,8 +2249,9 @@ def monitor_boot() -> None:
     scope["monitor_main"](order)
 
 
-MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, let_go, report, close_strays, was_asked_to_stop, write_end,
-                 become_command, open_log, start_command, await_command, left_behind, outlast, open_run, monitor_run, monitor_main)
+MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, let_go, report, close_strays, was_asked_to_stop,
+                 write_end, become_command, open_log, start_command, await_command, left_behind, outlast, open_run,
+                 monitor_run, monitor_main)
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS}
@@ -2462,7 +2465,8 @@ class Jobs:
             directory = None  # ours was deleted; the command starts there all the same
         to_bytes("cwd", directory or "")
         return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
-                     "format": FORMAT, "user": user_name(), "host": os.uname().nodename, "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
+                     "format": FORMAT, "user": user_name(), "host": os.uname().nodename,
+                     "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
 
     def _new_id(self, program: str) -> str:
         """Make up an id that is new and says something: the program's name and four letters."""
@@ -2503,7 +2507,8 @@ class Jobs:
             has_rusage = False
         identity = os.fstat(run_directory)
         order = {
-            "directory": os.fsencode(directory), "identity": (identity.st_dev, identity.st_ino), "argv": argv, "programs": programs, "environment": changes,
+            "directory": os.fsencode(directory), "identity": (identity.st_dev, identity.st_ino),
+            "argv": argv, "programs": programs, "environment": changes,
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": shell_startsecs, "has_rusage": has_rusage,
@@ -2530,9 +2535,11 @@ class Jobs:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
             record = self.store.read(job_id, run, holding=True)
             if not answer and record is not None and record.last_pid is not None:
-                # It died, or is slow, but not before it had forked the command (rule 4), which may be about to end.
-                deadline = time.monotonic() + LOCK_SECONDS
-                while platform.cookie_of(record.last_pid) == MONITOR_COOKIE and time.monotonic() < deadline:
+                # It died, or is slow, but not before it had forked the command (rule 4). That has its own cookie
+                # once it executes; without the monitor's permit it is about to end.
+                deadline = time.monotonic() + 1.0
+                while (platform.start_time(record.last_pid) is not None and time.monotonic() < deadline
+                       and platform.cookie_of(record.last_pid) != entry["cookie"].encode()):
                     time.sleep(POLL_SECONDS)
                 return
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
@@ -2643,7 +2650,8 @@ class Jobs:
                 # A full disk is a reason to stop what fills it, not to let it run; only the status will
                 # then say "failed" (by that signal) and not "stopped".
                 self._say("cannot note the stop of %s: %s" % (job_id, error))
-        left_behind = {pair[0]: pair[1] for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2}
+        pairs = [pair for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2]
+        left_behind = {pid: start for pid, start in pairs}
         with Translate("stop a job of", self.db_path):
             left = platform.end_tree(processes_of(record), left_behind, number, grace)
         if left:
@@ -2656,7 +2664,8 @@ class Jobs:
             # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
             after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
             monitor = record.monitor_pid or 0
-            trying = platform.start_time(monitor) == record.monitor_start and platform.cookie_of(monitor) == MONITOR_COOKIE
+            trying = (platform.start_time(monitor) == record.monitor_start
+                      and platform.cookie_of(monitor) == MONITOR_COOKIE)
             if after is not None and after.status == LOST and not trying:  # a monitor that lives will write the end yet
                 self.store.append(job_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
@@ -2713,7 +2722,8 @@ class Jobs:
         tails = {} if record is None else self._tails(record, from_beginning or wait, place)
         return self._events(job_id, record, tails, include, poll_interval, heartbeat_interval, place[0])
 
-    def _tails(self, record: "Any", from_beginning: bool, place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
+    def _tails(self, record: "Any", from_beginning: bool,
+               place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
         _, run, cookie, stdout, stderr = place
         start: "Optional[int]" = 0 if from_beginning or run else None
         offsets: "Dict[str, Optional[int]]" = {"stdout": start, "stderr": start}
@@ -3021,6 +3031,11 @@ def command_text(command: "Any") -> str:
                      else "'" + word.replace("'", "'\"'\"'") + "'" for word in map(str, command)])
 
 
+def state_of(record: JobRecord) -> str:
+    """Say a record's status, and whether the command is suspended."""
+    return str(record.status or "unknown") + (", suspended" if record.suspended else "")
+
+
 def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times: "List[str]",
           room: int) -> "Iterator[str]":
     """Yield a line for each record. `first` and `last` are a title, a least width and the cells of a column.
@@ -3079,11 +3094,6 @@ def progress(record: JobRecord, usual: float) -> str:
     else:
         left = "%d%%, about %s left" % (done * 100, human_seconds(usual - record.duration))
     return "[%s] %s" % ("".join(["#" if (step + 1) / 20 <= done else "-" for step in range(20)]), left)
-
-
-def state_of(record: JobRecord) -> str:
-    """Say a record's status, and whether the command is suspended."""
-    return str(record.status or "unknown") + (", suspended" if record.suspended else "")
 
 
 def one_line(record: JobRecord) -> str:
@@ -3218,6 +3228,28 @@ def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_js
     if as_json and (records or len(ids) > 1):
         say_json(records if len(ids) > 1 else records[0])
     return code
+
+
+def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
+    """Copy output as it comes until the job has ended; return its exit code."""
+    tails = []
+    for name, path, raw in streams:
+        log = LogTail(path, 0 if lines is None else None)
+        if lines is not None:
+            log = LogTail(path, log.offset - len(tail(path, lines)))
+        tails.append((log, raw))
+    try:
+        for record, over in jobs.watch(record):
+            for log, raw in tails:
+                part = log.read()
+                while part:
+                    raw.write(part)
+                    part = log.read()
+                raw.flush()
+    except KeyboardInterrupt:
+        complain("no longer following %s, which goes on" % record.self_id)
+        return EXIT_SIGNAL + int(signal.SIGINT)
+    return job_exit_code(record)
 
 
 def verb_run(jobs: Jobs, options: "Any") -> int:
@@ -3357,7 +3389,8 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("used", None if record.cpu_seconds is None
          else "%s of CPU, at most %.1f MB" % (human_seconds(record.cpu_seconds), (record.max_rss_kb or 0) / 1024.0)),
         ("process", process if record.last_pid else None),
-        ("left behind", ", ".join([str(pair[0]) for pair in record.left_behind or () if isinstance(pair, list) and pair])
+        ("left behind", ", ".join([str(pair[0]) for pair in record.left_behind or ()
+                                   if isinstance(pair, list) and pair])
          or None),
         ("dropped", "%d bytes of output, to keep its logs below %d" % (record.dropped_bytes, record.max_log or 0)
          if record.dropped_bytes else None),
@@ -3400,6 +3433,26 @@ def job_table(jobs: Jobs, records: "List[Any]", room: int, usual: "Dict[Any, Any
         times.append(human_seconds(record.duration) + (" slow" if slow else ""))
     return table(records, ("ID", 8, [record.self_id for record in records]),
                  ("COMMAND", 12, [command_text(record.command) for record in records]), times, room)
+
+
+def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]") -> None:
+    """Draw one picture of `watch` over the last one, in one piece."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    columns, height = size.columns or 80, size.lines or 24
+    records = listed(jobs, options)
+    counts = ["%d %s" % (number, status) for status in ACTIVE + ENDED
+              for number in [sum(record.status == status for record in records)] if number]
+    lines = [fit("%s  q quits  %d job%s%s" % (time.strftime("%H:%M:%S"), len(records), "s" * (len(records) != 1),
+                                           "".join([", " + count for count in counts])), columns).rstrip()]
+    rows = max(height - 2 - (len(records) > height - 2), 1)
+    shown = records[-rows:]
+    lines += job_table(jobs, shown, columns, usual) if records else []
+    if len(records) > len(shown):
+        lines.append(fit("... and %d more, started earlier" % (len(records) - len(shown)), columns).rstrip())
+    # Erased before it is written, as at the last column the cursor stands on the last character.
+    write(sys.stdout, "\033[H" + "\n".join(["\033[K" + line for line in lines[:height]]), end="")
+    sys.stdout.write("\n\033[J" if len(lines) < height else "")
+    sys.stdout.flush()
 
 
 def watch(jobs: Jobs, options: "Any") -> int:
@@ -3459,26 +3512,6 @@ def watch(jobs: Jobs, options: "Any") -> int:
         os.close(teller)
 
 
-def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]") -> None:
-    """Draw one picture of `watch` over the last one, in one piece."""
-    size = os.get_terminal_size(sys.stdout.fileno())
-    columns, height = size.columns or 80, size.lines or 24
-    records = listed(jobs, options)
-    counts = ["%d %s" % (number, status) for status in ACTIVE + ENDED
-              for number in [sum(record.status == status for record in records)] if number]
-    lines = [fit("%s  q quits  %d job%s%s" % (time.strftime("%H:%M:%S"), len(records), "s" * (len(records) != 1),
-                                           "".join([", " + count for count in counts])), columns).rstrip()]
-    rows = max(height - 2 - (len(records) > height - 2), 1)
-    shown = records[-rows:]
-    lines += job_table(jobs, shown, columns, usual) if records else []
-    if len(records) > len(shown):
-        lines.append(fit("... and %d more, started earlier" % (len(records) - len(shown)), columns).rstrip())
-    # Erased before it is written, as at the last column the cursor stands on the last character.
-    write(sys.stdout, "\033[H" + "\n".join(["\033[K" + line for line in lines[:height]]), end="")
-    sys.stdout.write("\n\033[J" if len(lines) < height else "")
-    sys.stdout.flush()
-
-
 def verb_list(jobs: Jobs, options: "Any") -> int:
     if options.watch:
         return watch(jobs, options)
@@ -3525,28 +3558,6 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
             raw.write(part)
         raw.flush()
     return 0
-
-
-def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
-    """Copy output as it comes until the job has ended; return its exit code."""
-    tails = []
-    for name, path, raw in streams:
-        log = LogTail(path, 0 if lines is None else None)
-        if lines is not None:
-            log = LogTail(path, log.offset - len(tail(path, lines)))
-        tails.append((log, raw))
-    try:
-        for record, over in jobs.watch(record):
-            for log, raw in tails:
-                part = log.read()
-                while part:
-                    raw.write(part)
-                    part = log.read()
-                raw.flush()
-    except KeyboardInterrupt:
-        complain("no longer following %s, which goes on" % record.self_id)
-        return EXIT_SIGNAL + int(signal.SIGINT)
-    return job_exit_code(record)
 
 
 def each(jobs: Jobs, ids: "Sequence[str]", act: "Any", as_json: bool, done: str = "") -> int:
@@ -3618,8 +3629,8 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
     except (AttributeError, ImportError, KeyError, OSError):
         source = None
     if not source:
-        raise NodejobsError("--on sends this very file, and finds none (was it read from standard input?); save it, and "
-                            "say python3 nodejobs.py --on ...")
+        raise NodejobsError("--on sends this very file, and finds none (was it read from standard input?); save it, "
+                            "and say python3 nodejobs.py --on ...")
     ssh = (os.environ.get("NODEJOBS_SSH", "").split() or ["ssh"]) + ["-T"]
     several, columns = not hosts[-1], terminal_width()
     if several:
@@ -3705,6 +3716,87 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
             texts.append("%s: %s" % (to_json(host), text or "null"))
         say("{%s}" % ",\n ".join(texts))
     return worst
+
+
+# An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
+# as default it may be given several times.
+DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
+                                "or ~/.local/state/nodejobs")
+ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
+                                 "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
+HELP = ("--help", "", None, False, "show this")
+VERSION = ("--version", "", None, False, "show the version")
+JSON = ("--json", "", None, False, "print JSON and nothing else")
+RUN_NUMBER = ("--run", "N", count, None, "this run of it; default the newest")
+STATUS: "Option" = ("--status", "S", str, [], "only these: running, or failed,lost or 'fail*'")
+ID_GLOB = ("--id", "GLOB", str, None, "only ids like 'backup-*'")
+
+# verb: (function, what it does, what it takes, its options, examples)
+VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
+    "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
+        ("--id", "ID", str, None, "the job's id; by default one is made up"),
+        ("-c", "LINE", str, None, "a shell command line, instead of a command"),
+        ("--cwd", "DIR", str, None, "working directory of the command"),
+        ("--env", "NAME=VALUE", str, [], "set an environment variable; may be repeated"),
+        ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
+        ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
+        ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
+        ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
+        ("--max-log", "SIZE", size, None, "keep the newest so much of its output: 500k, 10M"),
+        ("--wait", "", None, False, "wait for its end, and exit with its exit code"),
+        ("--follow", "", None, False, "show its output until its end, and exit with its exit code")],
+        ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
+         "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),
+    "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
+               ["status backup", "status backup --run 3", "status backup --json"]),
+    "list": (verb_list, "show all jobs, the last started last", "", [
+        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N"),
+        ("--watch", "", None, False, "show it in place and up to date, until q")],
+        ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
+    "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
+        RUN_NUMBER,
+        ("--stdout", "", None, False, "only its stdout"),
+        ("--stderr", "", None, False, "only its stderr (to stdout)"),
+        ("-f", "", None, False, "follow it: go on until it has ended"),
+        ("-n", "LINES", count, None, "only the last lines of each")],
+        ["logs backup", "logs -f backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
+    "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", "ID...", [
+        ("--timeout", "TIME", duration, None, "give up after this time, with exit code 124")],
+        ["wait backup", "wait build test --timeout 15m && echo both are fine"]),
+    "stop": (verb_stop, "end all processes of jobs", "ID...", [
+        ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
+        ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
+        ["stop backup", "stop web worker --grace 30s --signal INT"]),
+    "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
+                ["history backup", "history backup --json"]),
+    "remove": (verb_remove, "delete jobs that have ended, with their logs", "ID...", [], ["remove backup"]),
+    "prune": (verb_prune, "delete old runs, and jobs of which none is left", "", [
+        ("--older-than", "AGE", duration, None, "those that ended longer ago than this: 30d"),
+        ("--keep", "N", count, None, "those beyond the newest N of each job"),
+        STATUS, ID_GLOB],
+        ["prune --older-than 30d", "prune --keep 3 --id 'backup-*'"])}
+
+
+def program_name() -> str:
+    """Return how the user called us, to show in help."""
+    name = os.path.basename(sys.argv[0])
+    return "python3 " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
+
+
+def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
+    """Write titles, each with its text beside it, within 80 columns; on a narrow terminal below it."""
+    room = min(terminal_width(without=80), 80)
+    indent, written = 23 if room >= 60 else 6, ""
+    for title, text in pairs:
+        lines = [""]
+        for word in text.split():
+            if lines[-1] and indent + len(lines[-1]) + len(word) >= room:
+                lines.append("")
+            lines[-1] += (" " if lines[-1] else "") + word
+        beside = indent > 6 and len(title) < indent - 2
+        written += "  " + (title.ljust(indent - 2) if beside else title + "\n" + " " * indent)
+        written += ("\n" + " " * indent).join(lines) + "\n"
+    return written
 
 
 # The scripts call us back with the line so far, and we answer with the words; they neither know nor evaluate anything.
@@ -3815,87 +3907,8 @@ def verb_completion(jobs: Jobs, options: "Any") -> int:
     return 0
 
 
-# An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
-# as default it may be given several times.
-DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
-                                "or ~/.local/state/nodejobs")
-ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
-                                 "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
-HELP = ("--help", "", None, False, "show this")
-VERSION = ("--version", "", None, False, "show the version")
-JSON = ("--json", "", None, False, "print JSON and nothing else")
-RUN_NUMBER = ("--run", "N", count, None, "this run of it; default the newest")
-STATUS: "Option" = ("--status", "S", str, [], "only these: running, or failed,lost or 'fail*'")
-ID_GLOB = ("--id", "GLOB", str, None, "only ids like 'backup-*'")
-
-# verb: (function, what it does, what it takes, its options, examples)
-VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
-    "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
-        ("--id", "ID", str, None, "the job's id; by default one is made up"),
-        ("-c", "LINE", str, None, "a shell command line, instead of a command"),
-        ("--cwd", "DIR", str, None, "working directory of the command"),
-        ("--env", "NAME=VALUE", str, [], "set an environment variable; may be repeated"),
-        ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
-        ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
-        ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
-        ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
-        ("--max-log", "SIZE", size, None, "keep the newest so much of its output: 500k, 10M"),
-        ("--wait", "", None, False, "wait for its end, and exit with its exit code"),
-        ("--follow", "", None, False, "show its output until its end, and exit with its exit code")],
-        ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
-         "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),
-    "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
-               ["status backup", "status backup --run 3", "status backup --json"]),
-    "list": (verb_list, "show all jobs, the last started last", "", [
-        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N"),
-        ("--watch", "", None, False, "show it in place and up to date, until q")],
-        ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
-    "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
-        RUN_NUMBER,
-        ("--stdout", "", None, False, "only its stdout"),
-        ("--stderr", "", None, False, "only its stderr (to stdout)"),
-        ("-f", "", None, False, "follow it: go on until it has ended"),
-        ("-n", "LINES", count, None, "only the last lines of each")],
-        ["logs backup", "logs -f backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
-    "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", "ID...", [
-        ("--timeout", "TIME", duration, None, "give up after this time, with exit code 124")],
-        ["wait backup", "wait build test --timeout 15m && echo both are fine"]),
-    "stop": (verb_stop, "end all processes of jobs", "ID...", [
-        ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
-        ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
-        ["stop backup", "stop web worker --grace 30s --signal INT"]),
-    "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
-                ["history backup", "history backup --json"]),
-    "remove": (verb_remove, "delete jobs that have ended, with their logs", "ID...", [], ["remove backup"]),
-    "prune": (verb_prune, "delete old runs, and jobs of which none is left", "", [
-        ("--older-than", "AGE", duration, None, "those that ended longer ago than this: 30d"),
-        ("--keep", "N", count, None, "those beyond the newest N of each job"),
-        STATUS, ID_GLOB],
-        ["prune --older-than 30d", "prune --keep 3 --id 'backup-*'"]),
-    "completion": (verb_completion, "print a script that completes verbs, options and ids in bash, zsh or fish",
-                   "SHELL [LINE]", [], ["completion bash", "completion zsh", "completion fish"])}
-
-
-def program_name() -> str:
-    """Return how the user called us, to show in help."""
-    name = os.path.basename(sys.argv[0])
-    return "python3 " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
-
-
-def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
-    """Write titles, each with its text beside it, within 80 columns; on a narrow terminal below it."""
-    room = min(terminal_width(without=80), 80)
-    indent, written = 23 if room >= 60 else 6, ""
-    for title, text in pairs:
-        lines = [""]
-        for word in text.split():
-            if lines[-1] and indent + len(lines[-1]) + len(word) >= room:
-                lines.append("")
-            lines[-1] += (" " if lines[-1] else "") + word
-        beside = indent > 6 and len(title) < indent - 2
-        written += "  " + (title.ljust(indent - 2) if beside else title + "\n" + " " * indent)
-        written += ("\n" + " " * indent).join(lines) + "\n"
-    return written
+VERBS["completion"] = (verb_completion, "print a script that completes verbs, options and ids in bash, zsh or fish",
+                       "SHELL [LINE]", [], ["completion bash", "completion zsh", "completion fish"])
 
 
 def option_help(options: "Sequence[Option]") -> str:
@@ -3905,7 +3918,8 @@ def option_help(options: "Sequence[Option]") -> str:
 def main_help() -> str:
     program = program_name()
     examples = ["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"]
-    return ("usage: %s [--db DIR] [--on HOST,...] VERB ...\n\nRun, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
+    return ("usage: %s [--db DIR] [--on HOST,...] VERB ...\n\n"
+            "Run, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
             "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n126 or 127 the "
             "command could not be started; of `wait` and `run --wait`, the\njob's own\n\nexamples:\n%s" % (
                 program, entries((verb, VERBS[verb][1]) for verb in VERBS),
@@ -3958,7 +3972,8 @@ class Options:
                     raise SchemaError("%s takes %s" % (flag, takes))
                 value = rest.pop(0)
                 if value[:1] == "-" and value != "-":  # an empty $ID in a script, most likely
-                    raise SchemaError("%s takes %s, not the option %s (or say %s=%s)" % (flag, takes, value, flag, value))
+                    raise SchemaError("%s takes %s, not the option %s (or say %s=%s)"
+                                      % (flag, takes, value, flag, value))
             try:
                 given: "Any" = read(value) if takes else True
             except SchemaError as error:
@@ -3982,8 +3997,9 @@ def dispatch(words: "List[str]") -> int:
     if verb not in VERBS:
         import difflib
         near = difflib.get_close_matches(verb, VERBS, 1)
-        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near else "there are %s; a "
-                          "command is started by `run -- %s`" % (", ".join(VERBS), command_text(top.words))))
+        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near else
+                          "there are %s; a command is started by `run -- %s`"
+                          % (", ".join(VERBS), command_text(top.words))))
     function, _, takes, known, _ = VERBS[verb]
     try:
         options: "Any" = Options(top.words[1:], [*known, JSON, DB, HELP], intermixed=verb != "run")
