@@ -2796,7 +2796,8 @@ class Jobs:
         """Follow a job as `bind` does; return an iterator of text frames of a text/event-stream.
 
         The name of an event is its type, its data the JobEvent as JSON. See the HTML standard, "Server-sent
-        events": a browser's EventSource reconnects by itself, also after the end; close it at an end status.
+        events": a browser's EventSource reconnects by itself, also after the end; close it at an end status. A
+        framework that loses its reader has to close() the iterator.
         """
         dumps: "Any" = to_json
         try:
