@@ -2075,14 +2075,29 @@ def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: i
     return None
 
 
+def await_child(options: int) -> "Tuple[int, int, Any]":
+    """Wait for any child as os.wait4 does; its resource usage is None where that cannot be had."""
+    # wait4 imports the resource module after it has reaped the child. Where that is missing (minimal Pythons), or
+    # cannot be opened at this moment, it fails and the status is lost: so ask first, and leave the child waitable.
+    if not hasattr(os, "waitid"):  # PyPy; macOS before Python 3.13
+        try:
+            __import__("resource")
+            return os.wait4(-1, options)
+        except ImportError:
+            ended, status = os.waitpid(-1, options)
+            return ended, status, None
+    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
+    if found is None:
+        return 0, 0, None
+    try:
+        return os.wait4(found.si_pid, 0)
+    except ImportError:
+        return found.si_pid, found.si_status << 8 if found.si_code == os.CLD_EXITED else found.si_status, None
+
+
 def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "List[Any]") -> "Tuple[int, Any, bool]":
     """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
     options, expired, timed_out = 0, False, False
-    if order["has_rusage"]:
-        try:
-            __import__("resource")  # wait4 does so after it has reaped the command, and would lose the status
-        except ImportError:
-            order["has_rusage"] = False
     if order["timeout"] is not None:
         # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
         options = os.WNOHANG
@@ -2090,10 +2105,7 @@ def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "Li
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
         signal.setitimer(signal.ITIMER_REAL, order["timeout"])
     while True:
-        if order["has_rusage"]:
-            ended, status, usage = os.wait4(-1, options)
-        else:  # without the resource module, wait4 reaps the child and then fails: the status would be lost
-            (ended, status), usage = os.waitpid(-1, options), None
+        ended, status, usage = await_child(options)
         if ended == run[0]:
             return status, usage, timed_out
         if pump and ended == pump[0][0] and os.WIFSIGNALED(status):
@@ -2250,8 +2262,8 @@ def monitor_boot() -> None:
 
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, let_go, report, close_strays, was_asked_to_stop,
-                 write_end, become_command, open_log, start_command, await_command, left_behind, outlast, open_run,
-                 monitor_run, monitor_main)
+                 write_end, become_command, open_log, start_command, await_child, await_command, left_behind, outlast,
+                 open_run, monitor_run, monitor_main)
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS}
@@ -2500,18 +2512,13 @@ class Jobs:
                         b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
-        try:
-            import resource
-            has_rusage = bool(resource)
-        except ImportError:  # minimal Pythons
-            has_rusage = False
         identity = os.fstat(run_directory)
         order = {
             "directory": os.fsencode(directory), "identity": (identity.st_dev, identity.st_ino),
             "argv": argv, "programs": programs, "environment": changes,
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
-            "shell_startsecs": shell_startsecs, "has_rusage": has_rusage,
+            "shell_startsecs": shell_startsecs,
             "max_log": entry.get("max_log")}
         answer = b""
         try:

@@ -729,8 +729,13 @@ def test_where_there_is_no_posix_spawn_jobs_start_all_the_same(store):
         """, store, "-X", "dev", "-W", "error") == "3 hello\n"
 
 
-def test_where_there_is_no_resource_module_the_exit_code_is_known_and_the_usage_is_not(jobs, monkeypatch):
-    monkeypatch.setitem(sys.modules, "resource", None)
+@pytest.mark.parametrize("lacks", ["pass", "del posix.waitid", "del posix.wait4"])
+def test_where_there_is_no_resource_module_the_exit_code_is_known_and_the_usage_is_not(jobs, monkeypatch, tmp_path, lacks):
+    without = ("#!%s\nimport posix, sys\nsys.modules['resource'] = None\n%s\nstub = sys.argv[sys.argv.index('-c') + 1]\n"
+               "sys.argv = sys.argv[sys.argv.index('-c') + 1:]\nexec(stub, sys.modules['__main__'].__dict__)\n")
+    if "wait4" in lacks:  # in its place one that fails as the real one does, after it has reaped the child
+        lacks = "def wait4(pid, options):\n    posix.waitpid(pid, options)\n    raise ImportError\nposix.wait4 = wait4"
+    monkeypatch.setattr(Jobs, "python", make_script(tmp_path / "without", without % (PYTHON, lacks), 0o755))
     record = jobs.run("exit 3", "a", startsecs=20)
     assert (record.exit_code, record.cpu_seconds, record.max_rss_kb) == (3, None, None)
     assert jobs.run("kill -9 $$", "a", startsecs=20).signal == "SIGKILL"
