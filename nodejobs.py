@@ -3339,7 +3339,7 @@ def story(record: JobRecord) -> str:
     return text + (", %s, after %s" % (ago(record.ended_at), human_seconds(record.duration)) if record.ended_at else "")
 
 
-def command_line(jobs: Jobs, words: "Sequence[str]", end: str = "") -> str:
+def command_line(jobs: Jobs, words: "Sequence[str]") -> str:
     """Write a command line of ours as the user would have to type it here."""
     name = sys.argv[0] if sys.argv[0] not in ("", "-c") else "-"
     program = ["python3", name] if name == "-" or name.endswith(".py") else [
