@@ -3754,6 +3754,15 @@ def test_the_benchmark_prints_a_row_with_its_budget(newcomer):
     assert run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "nonsense").returncode == 2
 
 
+def test_run_as_a_module_it_is_compiled_once(newcomer):
+    home, env = newcomer
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = run_example(newcomer, PYTHON, "-m", "nodejobs", "run", "--id", "a", "--wait", "--", "echo", "here")
+    assert done.returncode == 0 and done.stdout.startswith("a: finished"), done.stderr
+    assert run_example(newcomer, PYTHON, "-m", "nodejobs", "logs", "a").stdout == "here\n"
+    assert list((home / "__pycache__").glob("nodejobs.*.pyc"))
+
+
 def test_make_install_and_make_wheel_give_the_command(newcomer, tmp_path):
     home, env = newcomer
     tree = tmp_path / "tree"
