@@ -2097,7 +2097,8 @@ def await_child(options: int) -> "Tuple[int, int, Any]":
 
 def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "List[Any]") -> "Tuple[int, Any, bool]":
     """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
-    options, expired, timed_out = 0, False, False
+    options, expired, timed_out, stopper = 0, False, False, 0
+    result: "Optional[Tuple[int, Any]]" = None
     if order["timeout"] is not None:
         # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
         options = os.WNOHANG
@@ -2107,7 +2108,11 @@ def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "Li
     while True:
         ended, status, usage = await_child(options)
         if ended == run[0]:
-            return status, usage, timed_out
+            result = status, usage
+        elif ended and ended == stopper:
+            stopper = 0
+        if result and stopper <= 0:
+            return result[0], result[1], timed_out
         if pump and ended == pump[0][0] and os.WIFSIGNALED(status):
             os.close(pump[0][1])
             os.close(pump[0][2])
@@ -2204,7 +2209,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     if pump:
         end["dropped_bytes"] = ask_pump(pump, order, directory)
     stopped = was_asked_to_stop(journal)
-    if stopped or timed_out:
+    if stopped:
         outlast(order)  # nothing is called stopped while anything of it still runs
     left = left_behind(order)
     if left:
@@ -2657,7 +2662,8 @@ class Jobs:
                 # A full disk is a reason to stop what fills it, not to let it run; only the status will
                 # then say "failed" (by that signal) and not "stopped".
                 self._say("cannot note the stop of %s: %s" % (job_id, error))
-        pairs = [pair for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2]
+        pairs = [pair for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2
+                 and isinstance(pair[0], int)]
         left_behind = {pid: start for pid, start in pairs}
         with Translate("stop a job of", self.db_path):
             left = platform.end_tree(processes_of(record), left_behind, number, grace)
