@@ -8,7 +8,7 @@ It prints a line for every attack: how many cases were tried, how many violated 
 it took. Every violation is told on stderr; then the exit code is 1. What cannot be had on this machine
 is shown as "not run", with the reason.
 
-It needs Linux, and for all of it root, strace, faketime, gcc and util-linux (unshare, mount, setpriv).
+It needs Linux, and for all of it root, strace, gcc and util-linux (unshare, mount, setpriv).
 """
 import argparse
 import concurrent.futures
