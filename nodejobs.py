@@ -408,10 +408,10 @@ class JobRecord(BaseData):
         """The values of `status`."""
         c_starting = STARTING          # its launcher is starting it
         c_running = RUNNING            # the command runs
-        c_stopping = STOPPING          # it was asked to stop and still runs
+        c_stopping = STOPPING          # it was asked to stop and something of it still runs
         c_finished = FINISHED          # exit code 0
         c_failed = FAILED              # another exit code, a signal or a timeout; `error` says which
-        c_stopped = STOPPED            # it ended after it was asked to stop
+        c_stopped = STOPPED            # all of it ended after it was asked to stop
         c_failed_start = FAILED_START  # the command never ran; `error` says why
         c_lost = LOST                  # it is gone, and its monitor was killed first: nobody can know
 
