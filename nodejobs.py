@@ -82,6 +82,8 @@ if TYPE_CHECKING:
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
     Run = Tuple[int, int, int, bytes, int, int]  # the command's pid, start time, mark; cookie; the monitor's pid, start
+    # How a process ended: pid, exit code or None, signal or None, its seconds of CPU and KiB of memory where known
+    Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, int]]]
     Option = Tuple[str, str, Any, Any, str]
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
@@ -100,6 +102,7 @@ ENDED = (FINISHED, FAILED, STOPPED, FAILED_START, LOST)
 STATUSES = frozenset(ACTIVE + ENDED)
 
 JOURNAL, STDOUT_LOG, STDERR_LOG, LOCK = "journal.jsonl", "stdout.log", "stderr.log", "lock"
+NULL = os.devnull
 COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
 MONITOR_COOKIE = b"monitor"  # in a monitor's environment: it belongs to no run's tree, not even to an enclosing one's
 
@@ -536,6 +539,32 @@ class Platform:
     monitor_needs: "Tuple[str, ...]" = ()
     timeout_needs: "Tuple[str, ...]" = ()  # and these where the job has a timeout
 
+    def open(self, path: str, flags: int, directory: "Any" = None) -> int:
+        """Open a file as os.open does, relative to a `directory` of open_directory's; through no link.
+
+        No child inherits the descriptor, a FIFO does not block, and with O_APPEND every write goes to the end.
+        """
+        raise NotImplementedError
+
+    def open_directory(self, path: str, parent: "Any" = None) -> "Any":
+        """Return a handle of a directory, which is no link. os.listdir takes it; to be closed by close_directory."""
+        raise NotImplementedError
+
+    def close_directory(self, directory: "Any") -> None:
+        raise NotImplementedError
+
+    def at(self, directory: "Any", name: str) -> "Tuple[str, Optional[int]]":
+        """Return path and dir_fd with which the functions of os reach a name in a directory."""
+        raise NotImplementedError
+
+    def identity(self, directory: "Any") -> "Tuple[int, int]":
+        """Return numbers that no other directory has."""
+        raise NotImplementedError
+
+    def is_ours(self, directory: "Any") -> bool:
+        """Tell whether a directory that we are about to use was made by our user."""
+        raise NotImplementedError
+
     def boot_id(self) -> str:
         """Return a text that is equal only where the same pid means the same process."""
         raise NotImplementedError
@@ -567,14 +596,6 @@ class Platform:
         """Tell whether a signal has stopped that process; None if that cannot be known."""
         raise NotImplementedError
 
-    def adopt_orphans(self) -> None:
-        """Become the parent of descendants whose own parent ends, where the system can do that."""
-        raise NotImplementedError
-
-    def children(self, parent: int) -> "List[int]":
-        """Return the children of a process, at once and cheaply; [] where the system cannot tell them so."""
-        raise NotImplementedError
-
     def send(self, pid: int, start: int, number: int) -> None:
         """Send a signal to that process and no other; nothing happens if it is gone or not ours to signal."""
         raise NotImplementedError
@@ -600,8 +621,8 @@ class Platform:
         """Ask a run's processes to end, kill them after `grace` seconds; return the pids that outlived even that."""
         raise NotImplementedError
 
-    def take_lock(self, fd: int, seconds: float) -> bool:
-        """Take the job's lock, which children inherit; False if others hold it for that long."""
+    def take_lock(self, name: str, directory: "Any", seconds: float) -> int:
+        """Open and take the job's lock, which a monitor may inherit; -1 if others hold it for that long."""
         raise NotImplementedError
 
     def drop_lock(self, fd: int) -> None:
@@ -632,23 +653,115 @@ class Platform:
         """
         raise NotImplementedError
 
+    # The rest is what only a monitor needs.
+
+    def begin_monitor(self) -> None:
+        """Part from the launcher: be a process that nobody has to wait for, and that nothing but SIGKILL ends."""
+        raise NotImplementedError
+
+    def take_run_lock(self, directory: "Any") -> int:
+        """Take the run's lock (rule 3)."""
+        raise NotImplementedError
+
+    def drop_run_lock(self, lock: int) -> None:
+        raise NotImplementedError
+
+    def block_size(self, fd: int) -> int:
+        """Return the size of the blocks that a file's disk gives out."""
+        raise NotImplementedError
+
+    def sync_directories(self, directory: "Any") -> None:
+        """Make it last that a new file is in a run's directory, where the system can do that."""
+        raise NotImplementedError
+
+    def adopt_orphans(self, cookie: bytes) -> None:
+        """From now on hold together what the command starts, also what its own parent leaves, where the system can."""
+        raise NotImplementedError
+
+    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
+        """Make the process of the command, which waits for a permit (rule 4); return its pid, and what we need for it.
+
+        The pid is 0 where it is known already that the command cannot be executed.
+        """
+        raise NotImplementedError
+
+    def permit(self, held: "Tuple[Any, ...]") -> bytes:
+        """Let the command execute; return b"", or the error number, a blank and what failed (rule 5)."""
+        raise NotImplementedError
+
+    def forbid(self, held: "Tuple[Any, ...]") -> None:
+        """End the command's process, which has not executed anything."""
+        raise NotImplementedError
+
+    def set_timer(self, seconds: float) -> None:
+        """Say when await_child shall be out of time; 0 is never."""
+        raise NotImplementedError
+
+    def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
+        """Wait for the end of the command, or of any other child of ours, or of the time; the pid is 0 then."""
+        raise NotImplementedError
+
+    def children(self, parent: int) -> "List[int]":
+        """Return the children of a process, at once and cheaply; [] where the system cannot tell them so."""
+        raise NotImplementedError
+
+    def adopted(self) -> "List[int]":
+        """Return what the command has started and left to us, and its children."""
+        raise NotImplementedError
+
+    def await_adopted(self) -> None:
+        """Wait until one of those has ended, or some time."""
+        raise NotImplementedError
+
 
 class Posix(Platform):
     """What POSIX gives; which processes there are is left to the system's own class below."""
 
-    def take_lock(self, fd: int, seconds: float) -> bool:
+    monitor_needs: "Tuple[str, ...]" = (
+                     "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
+                     "block_size", "sync_directories", "adopt_orphans", "hold_command", "become_command", "permit",
+                     "forbid", "set_timer", "await_child", "end_of_any", "children", "adopted", "await_adopted")
+
+    def open(self, path: str, flags: int, directory: "Optional[int]" = None) -> int:
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | (0 if flags & os.O_CREAT else os.O_NONBLOCK)
+        return os.open(path, flags, 0o666, dir_fd=directory)
+
+    def open_directory(self, path: str, parent: "Optional[int]" = None) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+    def close_directory(self, directory: int) -> None:
+        os.close(directory)
+
+    def at(self, directory: "Optional[int]", name: str) -> "Tuple[str, Optional[int]]":
+        return name, directory
+
+    def identity(self, directory: int) -> "Tuple[int, int]":
+        found = os.fstat(directory)
+        return found.st_dev, found.st_ino
+
+    def is_ours(self, directory: int) -> bool:
+        return os.fstat(directory).st_uid == os.geteuid()
+
+    def take_lock(self, name: str, directory: int, seconds: float) -> int:
         # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
         # inherit it. It has no timed form; a start takes milliseconds, so there is nothing to tune.
         import fcntl
         deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return False
-                time.sleep(POLL_SECONDS)
+        fd = self.open(name, os.O_RDWR | os.O_CREAT, directory)
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return fd
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        break
+                    time.sleep(POLL_SECONDS)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return -1
 
     def drop_lock(self, fd: int) -> None:
         # An explicit unlock frees it for every copy: a process that the host program forked at this
@@ -659,7 +772,7 @@ class Posix(Platform):
     def is_job_locked(self, path: str) -> bool:
         import fcntl
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = self.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
@@ -673,7 +786,7 @@ class Posix(Platform):
 
     def is_monitored(self, path: str) -> bool:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = self.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
@@ -683,12 +796,6 @@ class Posix(Platform):
             return True
         finally:
             os.close(fd)
-
-    def adopt_orphans(self) -> None:
-        pass
-
-    def children(self, parent: int) -> "List[int]":
-        return []
 
     def await_command(self, run: "Run", deadline: float) -> None:
         while self.is_command(run) and time.monotonic() < deadline:
@@ -924,11 +1031,186 @@ class Posix(Platform):
             members = self.look(run, known, groups)
         return sorted(members) or self.hunt(run, groups)
 
+    def begin_monitor(self) -> None:
+        if os.fork():
+            os._exit(0)  # so that the host program keeps no child, hence no zombie
+        os.setsid()
+        # When a machine shuts down, it lives to record how its command died. SIGCHLD goes to its default, which a
+        # host may have changed, or there would be nothing to wait for.
+        for number in range(1, signal.NSIG):
+            try:
+                signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass  # KILL, STOP and the C library's own
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        # What the host program left inheritable: the command must not hold the host's files open.
+        try:
+            fds = [int(name) for name in os.listdir("/proc/self/fd")]
+        except OSError:
+            fds = list(range(3, 4096))
+        for fd in fds:
+            if fd > 2:
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass
+
+    def take_run_lock(self, directory: int) -> int:
+        lock = self.open("lock", os.O_RDWR | os.O_CREAT, directory)
+        os.lockf(lock, os.F_LOCK, 0)
+        return lock
+
+    def drop_run_lock(self, lock: int) -> None:
+        os.lockf(lock, os.F_ULOCK, 0)
+
+    def block_size(self, fd: int) -> int:
+        return os.fstatvfs(fd).f_frsize
+
+    def sync_directories(self, directory: int) -> None:
+        for path in (".", "..", "../.."):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+                os.fsync(fd)
+                os.close(fd)
+            except OSError:
+                pass  # the file system cannot, or may not; there is nothing safer to do
+
+    def adopt_orphans(self, cookie: bytes) -> None:
+        pass
+
+    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
+        stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        go, permit = os.pipe()
+        failure, failed = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(permit)  # or the monitor's death would not show as end of file
+            self.become_command(order, (stdin, stdout, stderr), go, failed)
+        for fd in (stdin, go, failed):
+            os.close(fd)
+        return pid, permit, failure
+
+    def become_command(self, order: "Dict[str, Any]", files: "Tuple[int, ...]", go: int, failed: int) -> "NoReturn":
+        """Turn the forked child into the command; on failure say the error number and words on `failed`."""
+        what = b"prepare the command"
+        hint = ""
+        try:
+            os.setsid()
+            for target, fd in enumerate(files):
+                os.dup2(fd, target)
+            if os.read(go, 1) != b"!":
+                os._exit(127)
+            for number in range(1, signal.NSIG):
+                try:
+                    signal.signal(number, signal.SIG_DFL)
+                except (OSError, ValueError):
+                    pass  # KILL, STOP and the C library's own
+            if order["cwd"] is not None:
+                what = b"change to the working directory " + order["cwd"]
+                os.chdir(order["cwd"])
+            environment: "Dict[Any, Any]" = dict(os.environ)
+            environment.setdefault(b"PYTHONUNBUFFERED", b"1")
+            environment.update(order["environment"])
+            environment = {key: value for key, value in environment.items() if value is not None}
+            what = b"execute " + order["argv"][0]
+            missing: "Optional[OSError]" = None
+            for program in order["programs"]:
+                try:
+                    os.execve(program, order["argv"], environment)
+                except (FileNotFoundError, NotADirectoryError) as error:
+                    missing = missing or error
+                    try:
+                        os.stat(program)
+                        hint = " (the file is there; the interpreter that it names is not)"
+                        break
+                    except OSError:
+                        hint = "" if b"/" in order["argv"][0] else " (it is nowhere on PATH)"
+                except PermissionError as error:
+                    missing = error  # as execvp: look further along PATH, but remember that there was one
+                    hint = " (it is a directory, or not executable: see chmod +x)"
+            if missing:
+                raise missing
+        except OSError as error:
+            if error.errno == 8:  # ENOEXEC; the errno module is one more that the monitor does not load
+                hint = " (a script needs a first line such as #!/bin/sh)"
+            number = error.errno or 0
+            os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint.encode()))
+        finally:
+            os._exit(127)
+    def permit(self, held: "Tuple[Any, ...]") -> bytes:
+        pid, permit, failure = held
+        os.write(permit, b"!")
+        os.close(permit)
+        failing = os.read(failure, 4096)
+        os.close(failure)
+        if failing:
+            os.waitpid(pid, 0)
+        return failing
+
+    def forbid(self, held: "Tuple[Any, ...]") -> None:
+        os.close(held[1])
+        os.waitpid(held[0], 0)
+
+    def set_timer(self, seconds: float) -> None:
+        # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds and 1.0)
+
+    def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
+        expired = False
+        while True:
+            ended = self.end_of_any(os.WNOHANG if timed else 0)
+            if ended[0] or expired:
+                return ended  # where something else had ended, the timer goes off again
+            expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
+
+    def end_of_any(self, options: int) -> "Ended":
+        """Wait for any child, as os.wait4 does with these options."""
+        # wait4 imports the resource module after it has reaped the child. Where that is missing (minimal Pythons), or
+        # cannot be opened at this moment, it fails and the status is lost: so ask first, and leave the child waitable.
+        usage: "Any" = None
+        if hasattr(os, "waitid"):
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
+            if found is None:
+                return 0, None, None, None
+            try:
+                pid, status, usage = os.wait4(found.si_pid, 0)
+            except ImportError:
+                pid, status = found.si_pid, found.si_status
+                status = status << 8 if found.si_code == os.CLD_EXITED else status
+        else:  # PyPy; macOS before Python 3.13
+            try:
+                __import__("resource")
+                pid, status, usage = os.wait4(-1, options)
+            except ImportError:
+                pid, status = os.waitpid(-1, options)
+        return (pid, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+                os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+                (usage[0] + usage[1], usage[2]) if usage else None)
+
+    def children(self, parent: int) -> "List[int]":
+        return []
+
+    def adopted(self) -> "List[int]":
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return []
+        return self.children(os.getpid())
+
+    def await_adopted(self) -> None:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            pass
+
 
 class Linux(Posix):
     """/proc and pidfds."""
 
-    monitor_needs = ("start_time", "row", "stat", "mark", "pidfd", "cookie_of", "adopt_orphans", "children")
+    monitor_needs = Posix.monitor_needs + ("start_time", "row", "stat", "mark", "pidfd", "cookie_of")
     timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_pidfd", "poll_pidfd",
                      "poll_end", "tree", "group_lives", "kill_group", "look", "hunt", "end_tree")
     known_boot_id = ""
@@ -964,7 +1246,7 @@ class Linux(Posix):
         stat = self.stat(pid)
         return stat[0] == b"T" if stat else None
 
-    def adopt_orphans(self) -> None:
+    def adopt_orphans(self, cookie: bytes) -> None:
         # prctl(PR_SET_CHILD_SUBREAPER, 1), see prctl(2). The C half of ctypes costs 0.08 MB and half a
         # millisecond, a tenth of the whole. Minimal Pythons lack it, emulators the call: then orphans go to init.
         try:
@@ -1181,7 +1463,7 @@ def read_journal(path: str) -> "Optional[bytes]":
     """Return a journal's bytes; None if there is none."""
     try:
         # It must neither follow a planted link nor hang on a planted FIFO.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = platform.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
@@ -1247,7 +1529,7 @@ def older_logs(path: str) -> "List[Tuple[int, str]]":
 
 
 def open_to_read(path: str) -> "Any":
-    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    return open(platform.open(path, os.O_RDONLY), "rb")
 
 
 def open_log_files(path: str) -> "List[Tuple[int, Any]]":
@@ -1354,6 +1636,12 @@ class LogTail:
         self.fd = -1
 
 
+def read_whole(fd: int) -> bytes:
+    """Return what an open file holds."""
+    os.lseek(fd, 0, 0)
+    return os.read(fd, os.fstat(fd).st_size + 1)
+
+
 def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
     """Append one line to a journal that is open for reading and appending.
 
@@ -1363,10 +1651,10 @@ def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
     """
     size = os.fstat(fd).st_size
     line = to_json(entry).encode()
-    if size and os.pread(fd, 1, size - 1) != b"\n":
+    if size and os.lseek(fd, -1, 2) >= 0 and os.read(fd, 1) != b"\n":
         line = b"\n" + line
     if room:
-        block = os.fstatvfs(fd).f_frsize
+        block = platform.block_size(fd)
         left = -(size + len(line) + 1) % block if block >= 2 * room else room
         line += b" " * (left + 1 if left < room else 0)
     line += b"\n"
@@ -1374,24 +1662,25 @@ def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
         line = line[os.write(fd, line):]  # after a short write, the next one says why
 
 
-def delete_tree(path: str, parent: "Optional[int]" = None) -> None:
+def delete_tree(path: str, parent: "Any" = None) -> None:
     """Delete a file, or a directory and all in it, following no link, also where one appears meanwhile.
 
     Several may delete the same one at once. (shutil is missing from minimal Pythons.)
     """
     for last in (False, False, False, True):
         try:
+            name, parent_fd = platform.at(parent, path)
             try:
-                return os.unlink(path, dir_fd=parent)
+                return os.unlink(name, dir_fd=parent_fd)
             except (IsADirectoryError, PermissionError):  # EISDIR on Linux, EPERM by POSIX
                 pass
-            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            directory = platform.open_directory(path, parent)
             try:
-                for name in os.listdir(directory):
-                    delete_tree(name, directory)
+                for inner in os.listdir(directory):
+                    delete_tree(inner, directory)
             finally:
-                os.close(directory)
-            return os.rmdir(path, dir_fd=parent)
+                platform.close_directory(directory)
+            return os.rmdir(name, dir_fd=parent_fd)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -1442,7 +1731,8 @@ class JobLock:
 
     def __init__(self, store: "Store", job_id: str, create: bool) -> None:
         self.path, self.create, self.job_id = store.job_dir(job_id), create, job_id
-        self.directory, self.fd, self.starting = -1, -1, False
+        self.directory: "Any" = None
+        self.fd, self.starting = -1, False
 
     def __enter__(self) -> "JobLock":
         while not self.attempt():
@@ -1457,15 +1747,14 @@ class JobLock:
             except FileExistsError:
                 pass
         try:
-            self.directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.directory = platform.open_directory(self.path)
         except FileNotFoundError:
             if self.create:
                 return False
             raise
         try:
-            self.fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666,
-                              dir_fd=self.directory)
-            if not platform.take_lock(self.fd, LOCK_SECONDS):
+            self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS)
+            if self.fd < 0:
                 raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
                                  "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, self.path),
                                  self.path)
@@ -1480,10 +1769,11 @@ class JobLock:
         return False
 
     def close(self) -> None:
-        for fd in (self.directory, self.fd):
-            if fd >= 0:
-                os.close(fd)
-        self.directory = self.fd = -1
+        if self.directory is not None:
+            platform.close_directory(self.directory)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.directory, self.fd = None, -1
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
         if not self.starting:  # interrupted in the middle of a start: the monitor keeps the lock (rule 1)
@@ -1531,7 +1821,7 @@ class Store:
         ids = [(unescape_id(name), name) for name in names if name[0] != "."]
         return sorted([(job_id, self.path + "/" + name) for job_id, name in ids if job_id is not None])
 
-    def runs(self, directory: "Union[str, int]") -> "List[int]":
+    def runs(self, directory: "Any") -> "List[int]":
         """Return the numbers of the run directories in a job's directory, ascending."""
         try:
             return sorted([int(name) for name in os.listdir(directory) if name.isdecimal() and len(name) < 10])
@@ -1681,27 +1971,26 @@ class Store:
             return False
         return platform.is_command(processes_of(state))
 
-    def new_run(self, lock: JobLock, entry: "Dict[str, Any]") -> "Tuple[int, int]":
+    def new_run(self, lock: JobLock, entry: "Dict[str, Any]") -> "Tuple[int, Any]":
         """Make a new run of the locked job, with its journal's first line; return its number and directory.
 
-        The directory is a descriptor, to be closed. It is ours, so nobody can plant anything in it.
+        The directory is a handle, to be closed. It is ours, so nobody can plant anything in it.
         """
         run = max(self.runs(lock.directory) or [0]) + 1
-        os.mkdir("%06d" % run, dir_fd=lock.directory)
-        directory = os.open("%06d" % run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                            dir_fd=lock.directory)
+        name, parent = platform.at(lock.directory, "%06d" % run)
+        os.mkdir(name, dir_fd=parent)
+        directory = platform.open_directory("%06d" % run, lock.directory)
         try:
-            if os.fstat(directory).st_uid != os.geteuid():
+            if not platform.is_ours(directory):
                 raise StoreError("the new directory of job %r has another owner: somebody else has put it there; "
                                  "keep the jobs in a place of your own" % lock.job_id, lock.path)
-            fd = os.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o666,
-                         dir_fd=directory)
+            fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
             finally:
                 os.close(fd)
         except BaseException:
-            os.close(directory)
+            platform.close_directory(directory)
             raise
         return run, directory
 
@@ -1710,19 +1999,19 @@ class Store:
 
         Raises FileNotFoundError if that run was removed, also where a new run has its number now.
         """
-        fd = os.open(self.run_dir(job_id, run) + "/" + JOURNAL,
-                     os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = platform.open(self.run_dir(job_id, run) + "/" + JOURNAL, os.O_RDWR | os.O_APPEND)
         try:
-            if b'"cookie":%s' % to_json(cookie).encode() not in os.pread(fd, os.fstat(fd).st_size, 0):
+            if b'"cookie":%s' % to_json(cookie).encode() not in read_whole(fd):
                 raise FileNotFoundError(errno.ENOENT, "it was removed", self.run_dir(job_id, run))
             append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
         finally:
             os.close(fd)
 
-    def discard(self, name: str, parent: "Optional[int]" = None) -> None:
+    def discard(self, name: str, parent: "Any" = None) -> None:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
         hidden = "%s/.removed-%s" % (self.path, os.urandom(6).hex())
-        os.rename(name, hidden, src_dir_fd=parent)
+        name, parent_fd = platform.at(parent, name)
+        os.rename(name, hidden, src_dir_fd=parent_fd)
         delete_tree(hidden)
 
     def sweep(self) -> None:
@@ -1751,7 +2040,7 @@ def let_go(*fds: int) -> None:
     """Point descriptors at /dev/null: were they only closed, the next file opened would get their number."""
     for fd in fds:
         try:
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            null = os.open(NULL, os.O_RDWR)
             os.dup2(null, fd)
             os.close(null)
         except OSError:
@@ -1767,31 +2056,17 @@ def report(text: str) -> None:
     let_go(1)
 
 
-def close_strays() -> None:
-    """Close what the host program left inheritable: the command must not hold the host's files open."""
-    try:
-        fds = [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
-        fds = list(range(3, 4096))
-    for fd in fds:
-        if fd > 2:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
-
-
 def was_asked_to_stop(journal: int) -> bool:
     """Tell whether the journal has a stop request."""
     for _ in range(3):
         try:
-            return b'\n{"status":"stopping"' in os.pread(journal, os.fstat(journal).st_size, 0)
+            return b'\n{"status":"stopping"' in read_whole(journal)
         except OSError:
             pass  # a disk that fails once must not cost us the end
     return False
 
 
-def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[str, Any]", told: str) -> None:
+def write_end(directory: "Any", journal: int, lock: int, outcome: str, end: "Dict[str, Any]", told: str) -> None:
     """Write the two lines of the end (rule 6).
 
     Where the disk refuses them: free the run's lock, so that nobody takes for running what has ended, tell
@@ -1804,7 +2079,7 @@ def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[
             append_line(journal, dict(end, outcome=outcome, last_update=now), 0)
             break
         except OSError:
-            os.lockf(lock, os.F_ULOCK, 0)
+            platform.drop_run_lock(lock)
             if told:
                 report(told)
                 let_go(2)  # the job's lock
@@ -1814,74 +2089,22 @@ def write_end(directory: int, journal: int, lock: int, outcome: str, end: "Dict[
             time.sleep(pause)
             waited += pause
             pause = min(2 * pause, 32.0)
-    for path in (None, b".", b"..", b"../.."):  # a new file is safe when its directory is too
-        try:
-            fd = journal if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-            os.fsync(fd)
-            if fd != journal:
-                os.close(fd)
-        except OSError:
-            pass  # the file system cannot, or may not; there is nothing safer to do
+    try:
+        os.fsync(journal)
+    except OSError:
+        pass  # the file system cannot; there is nothing safer to do
+    platform.sync_directories(directory)  # a new file is safe when its directory is too
     try:
         append_line(journal, {"status": outcome, "last_update": now}, 0)
     except OSError:
         pass  # the facts say the same, once the lock is free
 
 
-def become_command(order: "Dict[str, Any]", files: "Tuple[int, int, int]", go: int, failed: int) -> "NoReturn":
-    """Turn the forked child into the command; on failure say the error number and words on `failed`."""
-    what = b"prepare the command"
-    hint = ""
-    try:
-        os.setsid()
-        for target, fd in enumerate(files):
-            os.dup2(fd, target)
-        if os.read(go, 1) != b"!":
-            os._exit(127)
-        for number in range(1, signal.NSIG):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                pass  # KILL, STOP and the C library's own
-        if order["cwd"] is not None:
-            what = b"change to the working directory " + order["cwd"]
-            os.chdir(order["cwd"])
-        environment: "Dict[Any, Any]" = dict(os.environ)
-        environment.setdefault(b"PYTHONUNBUFFERED", b"1")
-        environment.update(order["environment"])
-        environment = {key: value for key, value in environment.items() if value is not None}
-        what = b"execute " + order["argv"][0]
-        missing: "Optional[OSError]" = None
-        for program in order["programs"]:
-            try:
-                os.execve(program, order["argv"], environment)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                missing = missing or error
-                try:
-                    os.stat(program)
-                    hint = " (the file is there; the interpreter that it names is not)"
-                    break
-                except OSError:
-                    hint = "" if b"/" in order["argv"][0] else " (it is nowhere on PATH)"
-            except PermissionError as error:
-                missing = error  # as execvp: look further along PATH, but remember that there was one
-                hint = " (it is a directory, or not executable: see chmod +x)"
-        if missing:
-            raise missing
-    except OSError as error:
-        if error.errno == 8:  # ENOEXEC; the errno module is one more that the monitor does not load
-            hint = " (a script needs a first line such as #!/bin/sh)"
-        number = error.errno or 0
-        os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint.encode()))
-    finally:
-        os._exit(127)
+def open_log(directory: "Any", name: str) -> int:
+    return platform.open(name + ".log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, directory)
 
 
-def open_log(directory: int, name: bytes) -> int:
-    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=directory)
-
-
-def put(directory: int, streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]", part: bytes, cap: int) -> int:
+def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]", part: bytes, cap: int) -> int:
     """Write output to the log files, which together hold at most `cap` bytes; return how many bytes it cost.
 
     A stream is its current file, and the older ones, each with its offset in the stream as its name says.
@@ -1894,13 +2117,14 @@ def put(directory: int, streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]
             if not full:
                 piece = stream["pieces"][-1]
                 if piece["size"] and piece["size"] + len(part) > cap // 8:
-                    os.rename(stream["name"] + b".log", b"%s.%015d.log" % (stream["name"], piece["offset"]),
-                              src_dir_fd=directory, dst_dir_fd=directory)
+                    name, parent = platform.at(directory, stream["name"] + ".log")
+                    aside, _ = platform.at(directory, "%s.%015d.log" % (stream["name"], piece["offset"]))
+                    os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
                     os.close(stream["fd"])
                     piece = {"offset": piece["offset"] + piece["size"], "size": 0}
                     stream.update(fd=None, pieces=stream["pieces"] + [piece])
                 if stream["fd"] is None:
-                    stream["fd"] = open_log(directory, stream["name"] + b".log")
+                    stream["fd"] = open_log(directory, stream["name"])
                 written = os.write(stream["fd"], part)
                 piece["size"] += written
                 part = part[written:]
@@ -1912,12 +2136,13 @@ def put(directory: int, streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]
             each = max([each for each in streams if len(each["pieces"]) > 1],
                        key=lambda each: sum([piece["size"] for piece in each["pieces"]]))
             piece = each["pieces"].pop(0)
-            os.unlink(b"%s.%015d.log" % (each["name"], piece["offset"]), dir_fd=directory)
+            name, parent = platform.at(directory, "%s.%015d.log" % (each["name"], piece["offset"]))
+            os.unlink(name, dir_fd=parent)
             lost += piece["size"]
     return lost
 
 
-def pump_logs(directory: int, pipes: "List[Tuple[bytes, int]]", cap: int, ask: int, answer: int) -> None:
+def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: int, answer: int) -> None:
     """Move output from pipes to log files until nobody is left who could write; answer when asked what was dropped.
 
     Only for `max_log`. It is a process of its own, and the monitor holds the pipes open too: so whichever
@@ -1929,14 +2154,15 @@ def pump_logs(directory: int, pipes: "List[Tuple[bytes, int]]", cap: int, ask: i
     for name, fd in pipes:
         pieces = []
         offset = 0
-        for old in sorted([old for old in names if old[:len(name) + 1] == name.decode() + "."]):
-            size = os.stat(old, dir_fd=directory).st_size
+        for old in sorted([old for old in names if old[:len(name) + 1] == name + "."]):
+            path, parent = platform.at(directory, old)
+            size = os.stat(path, dir_fd=parent).st_size
             number = old[len(name) + 1:-4]
             if number.isdigit():
                 offset = int(number)
                 pieces.append({"offset": offset, "size": size})
                 offset += size
-        log = open_log(directory, name + b".log")
+        log = open_log(directory, name)
         pieces.append({"offset": offset, "size": os.fstat(log).st_size})
         dropped += pieces[0]["offset"]
         stream = {"name": name, "fd": log, "pieces": pieces}
@@ -1976,7 +2202,7 @@ def pump_logs(directory: int, pipes: "List[Tuple[bytes, int]]", cap: int, ask: i
             os.write(answer, b"%d" % dropped)
 
 
-def start_pump(order: "Dict[str, Any]", directory: int, pipes: "List[Tuple[bytes, int]]",
+def start_pump(order: "Dict[str, Any]", directory: "Any", pipes: "List[Tuple[str, int]]",
                strays: "Sequence[int]") -> "Tuple[int, int, int]":
     """Fork the process that moves output to capped logs; return its pid, where to ask it and where it answers."""
     ask, asking = os.pipe()
@@ -1996,7 +2222,7 @@ def start_pump(order: "Dict[str, Any]", directory: int, pipes: "List[Tuple[bytes
     return pid, asking, answering
 
 
-def ask_pump(pump: "List[Any]", order: "Dict[str, Any]", directory: int) -> "Optional[int]":
+def ask_pump(pump: "List[Any]", order: "Dict[str, Any]", directory: "Any") -> "Optional[int]":
     """Wait until all output of the ended command is in its logs; return how many bytes were dropped."""
     for _ in range(3):
         _, asking, answering = pump[0]
@@ -2013,118 +2239,83 @@ def ask_pump(pump: "List[Any]", order: "Dict[str, Any]", directory: int) -> "Opt
     return None
 
 
-def start_command(order: "Dict[str, Any]", directory: int, journal: int, lock: int, pump: "List[Any]",
-                  ) -> "Optional[Tuple[Run, float]]":
-    """Fork and execute the command; return the processes of the run and our clock, or None if it could not start."""
-    stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    names = [b"stdout"] if order["merge"] else [b"stdout", b"stderr"]
+def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock: int, pump: "List[Any]",
+                  ) -> "Optional[Tuple[Run, Tuple[Any, ...], float]]":
+    """Execute the command; return the run's processes, what await_child needs and our clock; None if that fails."""
+    names = ["stdout"] if order["merge"] else ["stdout", "stderr"]
     if order["max_log"] is None:
-        outputs = [open_log(directory, name + b".log") for name in (b"stdout", b"stderr")]
+        outputs = [open_log(directory, name) for name in ("stdout", "stderr")]
     else:
         both = [os.pipe() for name in names]
         outputs = [writing for _, writing in both]
         pipes = list(zip(names, [reading for reading, _ in both]))
-        os.close(open_log(directory, b"stderr.log"))
+        os.close(open_log(directory, "stderr"))
         pump += [start_pump(order, directory, pipes, outputs), pipes]
-    go, permit = os.pipe()
-    failure, failed = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(permit)  # or the monitor's death would not show as end of file
-        become_command(order, (stdin, outputs[0], outputs[0 if order["merge"] else 1]), go, failed)
-    for fd in (stdin, go, failed, *outputs):
+    held = platform.hold_command(order, outputs[0], outputs[0 if order["merge"] else 1])
+    for fd in outputs:
         os.close(fd)
-    start = platform.start_time(pid) or 0
-    mark = platform.mark(pid)
+    pid = held[0]
     began = time.monotonic()
     now = iso_time(time.time())
-    monitor = os.getpid()
-    monitor_start = platform.start_time(monitor) or 0
+    run = (pid, platform.start_time(pid) or 0, platform.mark(pid), order["cookie"],
+           os.getpid(), platform.start_time(os.getpid()) or 0)
     problem, noted = "", False
-    try:
-        append_line(journal, {"last_pid": pid, "pid_start": start, "pid_mark": mark, "monitor_pid": monitor,
-                              "monitor_start": monitor_start, "started_at": now, "started_clock": began,
-                              "last_update": now}, 0)
-        noted = True
-        if b'\n{"status":"failed_start"' in os.pread(journal, os.fstat(journal).st_size, 0):
-            problem = "its launcher has given up waiting for it"
-    except OSError as error:
-        problem = "its journal fails: %s" % error
+    if pid:
+        try:
+            append_line(journal, {"last_pid": pid, "pid_start": run[1], "pid_mark": run[2], "monitor_pid": run[4],
+                                  "monitor_start": run[5], "started_at": now, "started_clock": began,
+                                  "last_update": now}, 0)
+            noted = True
+            if b'\n{"status":"failed_start"' in read_whole(journal):
+                problem = "its launcher has given up waiting for it"
+        except OSError as error:
+            problem = "its journal fails: %s" % error
     if problem:
-        os.close(permit)  # rule 4: what is not in the journal must not run
-        os.waitpid(pid, 0)
+        platform.forbid(held)  # rule 4: what is not in the journal must not run
         report("cannot start the command: " + problem)
         let_go(2)
         if noted:
             write_end(directory, journal, lock, "failed_start", {"error": problem, "ended_at": now}, "")
         return None
-    os.write(permit, b"!")
-    os.close(permit)
-    failing = os.read(failure, 4096)  # rule 5
-    os.close(failure)
+    failing = platform.permit(held)
     if not failing:
         try:
             append_line(journal, {"status": "running", "last_update": iso_time(time.time())}, END_ROOM)
         except OSError:
             pass  # a disk just full: the held lock and the pid in the journal say the same
-        return (pid, start, mark, order["cookie"], monitor, monitor_start), began
-    os.waitpid(pid, 0)
+        return run, held, began
     number, _, text = failing.decode("utf-8", "surrogateescape").partition(" ")
     end = {"errno": int(number), "error": text, "ended_at": iso_time(time.time())}
     write_end(directory, journal, lock, "failed_start", end, text)
     return None
 
 
-def await_child(options: int) -> "Tuple[int, int, Any]":
-    """Wait for any child as os.wait4 does; its resource usage is None where that cannot be had."""
-    # wait4 imports the resource module after it has reaped the child. Where that is missing (minimal Pythons), or
-    # cannot be opened at this moment, it fails and the status is lost: so ask first, and leave the child waitable.
-    if not hasattr(os, "waitid"):  # PyPy; macOS before Python 3.13
-        try:
-            __import__("resource")
-            return os.wait4(-1, options)
-        except ImportError:
-            ended, status = os.waitpid(-1, options)
-            return ended, status, None
-    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
-    if found is None:
-        return 0, 0, None
-    try:
-        return os.wait4(found.si_pid, 0)
-    except ImportError:
-        return found.si_pid, found.si_status << 8 if found.si_code == os.CLD_EXITED else found.si_status, None
-
-
-def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "List[Any]") -> "Tuple[int, Any, bool]":
-    """Wait for the end of the command; return its wait status, its resource usage and whether it was out of time."""
-    options, expired, timed_out, stopper = 0, False, False, 0
-    result: "Optional[Tuple[int, Any]]" = None
+def await_command(run: "Run", held: "Tuple[Any, ...]", order: "Dict[str, Any]", directory: "Any",
+                  pump: "List[Any]") -> "Tuple[Ended, bool]":
+    """Wait for the end of the command; return how it ended, and whether it was out of time."""
+    timed_out, stopper = False, 0
+    result: "Optional[Ended]" = None
     if order["timeout"] is not None:
-        # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
-        options = os.WNOHANG
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
-        signal.setitimer(signal.ITIMER_REAL, order["timeout"])
+        platform.set_timer(order["timeout"])
     while True:
-        ended, status, usage = await_child(options)
-        if ended == run[0]:
-            result = status, usage
-        elif ended and ended == stopper:
+        ended = platform.await_child(held, order["timeout"] is not None and not timed_out)
+        if ended[0] == run[0]:
+            result = ended
+        elif ended[0] and ended[0] == stopper:
             stopper = 0
         if result and stopper <= 0:
-            return result[0], result[1], timed_out
-        if pump and ended == pump[0][0] and os.WIFSIGNALED(status):
+            return result, timed_out
+        if pump and ended[0] == pump[0][0] and ended[2]:
             os.close(pump[0][1])
             os.close(pump[0][2])
             pump[0] = start_pump(order, directory, pump[1], ())
-        if ended:
-            continue  # an orphan that we adopted
-        if expired:
-            timed_out, options = True, 0
+        if not ended[0]:
+            timed_out = True
+            platform.set_timer(0.0)
             # By a process of its own, so that we go on reaping: what forks and ends all the time would use up the pids.
             try:
                 stopper = os.fork()
-            except OSError:
+            except (OSError, AttributeError):
                 stopper = -1
             if stopper <= 0:
                 try:
@@ -2132,20 +2323,13 @@ def await_command(run: "Run", order: "Dict[str, Any]", directory: int, pump: "Li
                 finally:
                     if stopper == 0:
                         os._exit(0)
-        else:
-            expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
 
 
 def left_behind(order: "Dict[str, Any]") -> "List[List[Any]]":
     """Return [pid, start time] of the run's processes that we have adopted; monitors of other runs are none."""
     pairs: "List[List[Any]]" = []
     for _ in range(20):  # what forks and ends quickly may be gone before we have its start time, and its child be there
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return []
-        pairs = [[pid, platform.start_time(pid)] for pid in platform.children(os.getpid())]
+        pairs = [[pid, platform.start_time(pid)] for pid in platform.adopted()]
         if None not in [start for _, start in pairs]:
             break
     return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", order["cookie"])]
@@ -2153,38 +2337,23 @@ def left_behind(order: "Dict[str, Any]") -> "List[List[Any]]":
 
 def outlast(order: "Dict[str, Any]") -> None:
     """Be the parent of what the run has left behind until the last of it has ended."""
-    try:
-        while left_behind(order):
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        pass
+    while left_behind(order):
+        platform.await_adopted()
 
 
-def open_run(order: "Dict[str, Any]") -> int:
+def open_run(order: "Dict[str, Any]") -> "Any":
     """Open the run's directory. It has to be the very one that the launcher made: see Store.new_run."""
-    directory = os.open(order["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    found = os.fstat(directory)
-    if (found.st_dev, found.st_ino) != order["identity"]:
+    directory = platform.open_directory(order["directory"], None)
+    if platform.identity(directory) != order["identity"]:
         raise OSError(0, "somebody has put another directory in the place of the run's")
     return directory
 
 
 def monitor_run(order: "Dict[str, Any]") -> None:
-    os.setsid()
-    # Only SIGKILL ends a monitor: when a machine shuts down, it lives to record how its command died. SIGCHLD
-    # goes to its default, which a host may have changed, or there would be nothing to wait for.
-    for number in range(1, signal.NSIG):
-        try:
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
-        except (OSError, ValueError):
-            pass  # KILL, STOP and the C library's own
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    close_strays()
     directory = open_run(order)
-    lock = os.open(b"lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=directory)
-    os.lockf(lock, os.F_LOCK, 0)  # rule 3
-    journal = os.open(b"journal.jsonl", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
-    platform.adopt_orphans()
+    lock = platform.take_run_lock(directory)  # rule 3
+    journal = platform.open("journal.jsonl", os.O_RDWR | os.O_APPEND, directory)
+    platform.adopt_orphans(order["cookie"])
 
     pump: "List[Any]" = []  # with max_log: (its pid, where to ask it, where it answers), the pipes
     command = start_command(order, directory, journal, lock, pump)
@@ -2195,17 +2364,15 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     report("")
     let_go(0)
     os.chdir("/")  # so as not to keep the launcher's file system busy
-    run, began = command
-    status, usage, timed_out = await_command(run, order, directory, pump)
+    run, held, began = command
+    (_, exit_code, killer, usage), timed_out = await_command(run, held, order, directory, pump)
     took = time.monotonic() - began
     now = iso_time(time.time())
 
-    exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-    killer = None if exit_code is not None else signal_name(os.WTERMSIG(status))
-    end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": killer, "error": None, "ended_at": now,
-                             "duration": round(took, 3)}
+    end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": signal_name(killer) if killer else None, "error": None,
+                             "ended_at": now, "duration": round(took, 3)}
     if usage:
-        end.update(cpu_seconds=round(usage[0] + usage[1], 3), max_rss_kb=usage[2])
+        end.update(cpu_seconds=round(usage[0], 3), max_rss_kb=usage[1])
     if pump:
         end["dropped_bytes"] = ask_pump(pump, order, directory)
     stopped = was_asked_to_stop(journal)
@@ -2225,11 +2392,11 @@ def monitor_run(order: "Dict[str, Any]") -> None:
         outcome = "failed_start"
         end["error"] = "the shell could not execute it (exit code %d); see stderr.log" % exit_code
     elif killer:
-        end["error"] = "killed by " + killer
+        end["error"] = "killed by " + signal_name(killer)
     else:
         end["error"] = "exit code %s" % exit_code
     write_end(directory, journal, lock, outcome, end, "")
-    os.lockf(lock, os.F_ULOCK, 0)
+    platform.drop_run_lock(lock)
     # What has left its session and scrubbed its environment is found by stop as long as we are its parent.
     outlast(order)
     os._exit(0)
@@ -2237,9 +2404,8 @@ def monitor_run(order: "Dict[str, Any]") -> None:
 
 def monitor_main(order: "Dict[str, Any]") -> None:
     """Be the monitor, from the first moment to the last; never returns."""
-    if os.fork():
-        os._exit(0)
     try:
+        platform.begin_monitor()
         monitor_run(order)
     except BaseException as error:
         report("cannot start the command: %s" % error)
@@ -2266,12 +2432,13 @@ def monitor_boot() -> None:
     scope["monitor_main"](order)
 
 
-MONITOR_NEEDS = (iso_time, to_json, signal_name, append_line, let_go, report, close_strays, was_asked_to_stop,
-                 write_end, become_command, open_log, start_command, await_child, await_command, left_behind, outlast,
-                 open_run, monitor_run, monitor_main)
+MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go, report, was_asked_to_stop,
+                 write_end, open_log, start_command, await_command, left_behind, outlast, open_run, monitor_run,
+                 monitor_main)
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
-                     "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS}
+                     "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
+                     "NULL": NULL}
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -2449,7 +2616,7 @@ class Jobs:
                     self._start(dict(entry, run=run), argv, changes, startsecs if isinstance(shown, str) else 0.0,
                                 cwd is not None, lock, directory)
                 finally:
-                    os.close(directory)
+                    platform.close_directory(directory)
                 started = self.store.read(job_id, run, holding=True)
                 if started is None:
                     raise StoreError("somebody has taken away the directory of run %d of job %r; if it was started, "
@@ -2502,7 +2669,7 @@ class Jobs:
         return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
     def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", changes: "Dict[bytes, Optional[bytes]]",
-               shell_startsecs: float, change_directory: bool, lock: JobLock, run_directory: int) -> None:
+               shell_startsecs: float, change_directory: bool, lock: JobLock, run_directory: "Any") -> None:
         """Start the run's monitor; return when the journal has the outcome of the start."""
         job_id, run = lock.job_id, entry["run"]
         if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
@@ -2517,9 +2684,8 @@ class Jobs:
                         b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
-        identity = os.fstat(run_directory)
         order = {
-            "directory": os.fsencode(directory), "identity": (identity.st_dev, identity.st_ino),
+            "directory": os.fsencode(directory), "identity": platform.identity(run_directory),
             "argv": argv, "programs": programs, "environment": changes,
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
