@@ -539,6 +539,32 @@ class Platform:
     monitor_needs: "Tuple[str, ...]" = ()
     timeout_needs: "Tuple[str, ...]" = ()  # and these where the job has a timeout
 
+    monitor_os = "os"  # the module that is a monitor's `os`
+
+    def host(self) -> str:
+        """Return the name of this machine."""
+        raise NotImplementedError
+
+    def user(self) -> str:
+        """Return the name of our user."""
+        raise NotImplementedError
+
+    def state_home(self) -> str:
+        """Return the directory where a user's programs keep what they have to remember; "" if there is none."""
+        raise NotImplementedError
+
+    def environment(self) -> "Dict[bytes, bytes]":
+        """Return our environment variables."""
+        raise NotImplementedError
+
+    def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
+                  ) -> "Dict[str, Any]":
+        """Return what hold_command needs to execute `argv`, or the shell `line`: its "argv", "programs" and more.
+
+        `path` is the PATH where the program is sought, `cwd` the directory in which it will start, if not ours.
+        """
+        raise NotImplementedError
+
     def open(self, path: str, flags: int, directory: "Any" = None) -> int:
         """Open a file as os.open does, relative to a `directory` of open_directory's; through no link.
 
@@ -604,8 +630,8 @@ class Platform:
         """Wait until the process is gone; False if it still lives at the deadline."""
         raise NotImplementedError
 
-    def reap(self, pid: int, options: int) -> bool:
-        """Wait for a child process, by os.waitpid's options; False if it still runs."""
+    def reap(self, pid: int, wait: bool) -> bool:
+        """See that no zombie of a child process stays; False if it still runs, and we shall not wait."""
         raise NotImplementedError
 
     def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
@@ -717,10 +743,35 @@ class Platform:
 class Posix(Platform):
     """What POSIX gives; which processes there are is left to the system's own class below."""
 
+    monitor_os = "posix"
     monitor_needs: "Tuple[str, ...]" = (
                      "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
                      "block_size", "sync_directories", "adopt_orphans", "hold_command", "become_command", "permit",
                      "forbid", "set_timer", "await_child", "end_of_any", "children", "adopted", "await_adopted")
+
+    def host(self) -> str:
+        return os.uname().nodename
+
+    def user(self) -> str:
+        try:
+            import pwd
+            return pwd.getpwuid(os.getuid()).pw_name
+        except (KeyError, ImportError, OSError):
+            return str(os.getuid())
+
+    def state_home(self) -> str:
+        home = os.path.expanduser("~")
+        return os.path.join(home, ".local", "state") if os.path.isabs(home) else ""
+
+    def environment(self) -> "Dict[bytes, bytes]":
+        return dict(os.environb)
+
+    def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
+                  ) -> "Dict[str, Any]":
+        if line is not None:
+            argv = [b"/bin/sh", b"-c", line]
+        programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
+        return {"argv": argv, "programs": programs}
 
     def open(self, path: str, flags: int, directory: "Optional[int]" = None) -> int:
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW | (0 if flags & os.O_CREAT else os.O_NONBLOCK)
@@ -842,11 +893,11 @@ class Posix(Platform):
             for fd in fds:
                 os.close(fd)
             if pid is not None:
-                self.reap(pid, 0)  # it has forked the monitor proper and is gone: no zombie stays with the host
+                self.reap(pid, True)  # it has forked the monitor proper and is gone: no zombie stays with the host
 
-    def reap(self, pid: int, options: int) -> bool:
+    def reap(self, pid: int, wait: bool) -> bool:
         try:
-            return os.waitpid(pid, options)[0] == pid
+            return os.waitpid(pid, 0 if wait else os.WNOHANG)[0] == pid
         except ChildProcessError:
             return True  # the host has waited for it, or it is not our child
 
@@ -1691,16 +1742,14 @@ def delete_tree(path: str, parent: "Any" = None) -> None:
 
 def default_db_path() -> str:
     """Return $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs."""
-    home = os.path.expanduser("~")
     chosen = os.environ.get("NODEJOBS_DB")
     if chosen:
         return chosen
-    if os.environ.get("XDG_STATE_HOME"):
-        return os.path.join(os.environ["XDG_STATE_HOME"], "nodejobs")
-    if not os.path.isabs(home):
+    home = os.environ.get("XDG_STATE_HOME") or platform.state_home()
+    if not home:
         raise StoreError("there is no home directory to keep the jobs in; say where with --db DIR, "
                          "Jobs(db_path=...) or NODEJOBS_DB", "~")
-    return os.path.join(home, ".local", "state", "nodejobs")
+    return os.path.join(home, "nodejobs")
 
 
 class Translate:
@@ -2415,17 +2464,17 @@ def monitor_main(order: "Dict[str, Any]") -> None:
 def monitor_boot() -> None:
     """Run first in the bare interpreter: take in the rest of the payload and become the monitor."""
     import marshal
-    import posix
     import sys
+    scope = globals()
+    bare = scope["os"]
     payload = b""
     while len(payload) < int(sys.argv[1]):
-        part = posix.read(0, 65536)
+        part = bare.read(0, 65536)
         if not part:
-            posix._exit(1)
+            bare._exit(1)
         payload += part
     functions, methods, constants, order = marshal.loads(payload)
-    scope = globals()
-    scope.update(constants, os=posix, time=__import__("time"), signal=__import__("_signal"))
+    scope.update(constants, time=__import__("time"), signal=__import__("_signal"))
     function: "Any" = type(lambda: 0)
     scope.update({name: function(code, scope) for name, code in functions.items()})
     scope["platform"] = type("Platform", (), {name: function(code, scope) for name, code in methods.items()})()
@@ -2453,8 +2502,8 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
     boot = marshal.dumps(monitor_boot.__code__)
     # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
     # `boot` is smaller than PIPE_BUF, so it comes in one piece.
-    stub = ("import sys,marshal,posix;sys.hexversion==%d or posix._exit(3);exec(marshal.loads(posix.read(0,%d)))"
-            % (sys.hexversion, len(boot)))
+    stub = ("import sys,marshal,%s as os;sys.hexversion==%d or os._exit(3);exec(marshal.loads(os.read(0,%d)))"
+            % (platform.monitor_os, sys.hexversion, len(boot)))
     argv = [python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor", name]
     return platform.start_monitor([os.fsencode(word) for word in argv], environment, [boot, rest], job_lock, run_lock)
 
@@ -2481,10 +2530,10 @@ def to_bytes(what: str, text: str) -> bytes:
 
 
 def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[bytes]]":
-    """Return a command as the record shows it and as exec takes it. Raises SchemaError."""
+    """Return a command as the record shows it, and its words, or its shell line, as bytes. Raises SchemaError."""
     if isinstance(command, str):
         shown: "Any" = command
-        words = ["/bin/sh", "-c", command]
+        words = [command]
         if not command.strip():
             raise SchemaError("the command is empty")
     else:
@@ -2520,14 +2569,6 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
     return record
 
 
-def user_name() -> str:
-    try:
-        import pwd
-        return pwd.getpwuid(os.getuid()).pw_name
-    except (KeyError, ImportError, OSError):
-        return str(os.getuid())
-
-
 class Jobs:
     """Run, track, log and stop external commands, kept in one directory.
 
@@ -2558,7 +2599,7 @@ class Jobs:
     def _reap(self) -> None:
         """Wait for monitors that became our children, which happens where we are PID 1 of a container."""
         for pid in self._adopted[:]:
-            if platform.reap(pid, os.WNOHANG) and pid in self._adopted:
+            if platform.reap(pid, False) and pid in self._adopted:
                 self._adopted.remove(pid)
 
     def run(self, command: "Command", job_id: "Optional[str]" = None,
@@ -2621,7 +2662,7 @@ class Jobs:
                 if started is None:
                     raise StoreError("somebody has taken away the directory of run %d of job %r; if it was started, "
                                      "nobody will know what becomes of it" % (run, job_id), lock.path)
-                if started.monitor_pid is not None and not platform.reap(started.monitor_pid, os.WNOHANG):
+                if started.monitor_pid is not None and not platform.reap(started.monitor_pid, False):
                     self._adopted.append(started.monitor_pid)
                 self._forget_old_runs(lock)
             record = self._await(started, time.monotonic() + startsecs) or started
@@ -2649,7 +2690,7 @@ class Jobs:
             directory = None  # ours was deleted; the command starts there all the same
         to_bytes("cwd", directory or "")
         return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
-                     "format": FORMAT, "user": user_name(), "host": os.uname().nodename,
+                     "format": FORMAT, "user": platform.user(), "host": platform.host(),
                      "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
 
     def _new_id(self, program: str) -> str:
@@ -2678,19 +2719,20 @@ class Jobs:
         directory = self.store.run_dir(job_id, run)
         # The monitor has our environment, less what an enclosing job left in it; the command's changes come
         # with the order, so that they neither disturb the monitor nor show in its /proc/PID/environ.
-        environment = {key: value for key, value in os.environb.items() if not key.startswith(b"NODEJOBS_")}
+        environment = {key: value for key, value in platform.environment().items()
+                       if not key.startswith(b"NODEJOBS_")}
         environment[COOKIE_VARIABLE] = MONITOR_COOKIE
         changes.update({b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"), b"NODEJOBS_RUN": b"%d" % run,
                         b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
-        programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
+        line = argv[0] if isinstance(entry["command"], str) else None
         order = {
-            "directory": os.fsencode(directory), "identity": platform.identity(run_directory),
-            "argv": argv, "programs": programs, "environment": changes,
+            "directory": os.fsencode(directory), "identity": platform.identity(run_directory), "environment": changes,
             "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": shell_startsecs,
-            "max_log": entry.get("max_log")}
+            "max_log": entry.get("max_log"),
+            **platform.execution(argv, line, path, entry["cwd"])}
         answer = b""
         try:
             lock.starting = True
@@ -2797,7 +2839,7 @@ class Jobs:
         """
         check_seconds("grace", grace)
         number = signal_number(signal)
-        stopped_by = "%s, pid %d" % (user_name(), os.getpid())
+        stopped_by = "%s, pid %d" % (platform.user(), os.getpid())
         with Translate("read", self.db_path):
             record = self.store.read(job_id)
             deadline = time.monotonic() + LOCK_SECONDS
