@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     Members = Dict[int, int]  # pid -> start time
     Run = Tuple[int, int, int, bytes, int, int]  # the command's pid, start time, mark; cookie; the monitor's pid, start
     # How a process ended: pid, exit code or None, signal or None, its seconds of CPU and KiB of memory where known
-    Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, int]]]
+    Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
     Option = Tuple[str, str, Any, Any, str]
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
@@ -103,6 +103,8 @@ STATUSES = frozenset(ACTIVE + ENDED)
 
 JOURNAL, STDOUT_LOG, STDERR_LOG, LOCK = "journal.jsonl", "stdout.log", "stderr.log", "lock"
 NULL = os.devnull
+SIGKILL = 9           # Windows has none, but what we end there so is told by this name
+KILLED = 0x4E4A0009   # the exit code that it gets there
 COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
 MONITOR_COOKIE = b"monitor"  # in a monitor's environment: it belongs to no run's tree, not even to an enclosing one's
 
@@ -273,7 +275,7 @@ def signal_name(number: int) -> str:
         if name[:3] == "SIG" and name[3] != "_" and name not in ("SIGCLD", "SIGIOT", "SIGPOLL"):
             if getattr(signal, name) == number:
                 return name
-    return "SIG%d" % number
+    return "SIGKILL" if number == SIGKILL else "SIG%d" % number
 
 
 def signal_number(name: "Union[str, int]") -> int:
@@ -285,7 +287,7 @@ def signal_number(name: "Union[str, int]") -> int:
     if text.isdecimal() and len(text) < 9:
         number = int(text)
     else:
-        number = getattr(signal, text if text[:3] == "SIG" else "SIG" + text, 0)
+        number = getattr(signal, text if text[:3] == "SIG" else "SIG" + text, SIGKILL if text[-4:] == "KILL" else 0)
     if "_" in text or not isinstance(number, int) or not 0 < number < signal.NSIG:
         raise SchemaError("there is no signal %r here; say for example TERM, INT, HUP, KILL or a number" % (name,))
     return int(number)
@@ -540,6 +542,10 @@ class Platform:
     timeout_needs: "Tuple[str, ...]" = ()  # and these where the job has a timeout
 
     monitor_os = "os"  # the module that is a monitor's `os`
+
+    def interpreter(self) -> str:
+        """Return the path of the Python that runs us; "" if it is not known."""
+        return sys.executable or ""
 
     def host(self) -> str:
         """Return the name of this machine."""
@@ -1441,8 +1447,518 @@ class Linux(Posix):
             os.close(fd)
 
 
+class Windows(Platform):
+    """Windows 8 and newer. The tree of a run is a job object, a lock is a file that is open for writing.
+
+    A handle is an int. See Microsoft's pages on job objects, on CreateFileW (dwShareMode) and on console handlers.
+    """
+
+    monitor_os = "nt"
+    monitor_needs = ("kernel", "create_file", "open", "open_directory", "at", "identity", "begin_monitor",
+                     "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
+                     "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
+                     "await_handles", "ask", "adopted", "await_adopted", "members", "is_console", "process", "start_time", "mark",
+                     "cookie_of", "is_command", "await_end", "tree", "kill", "end_tree")
+
+    def kernel(self) -> "Any":
+        """Return kernel32 with its functions as they are declared: a handle is as wide as a pointer."""
+        ctypes: "Any" = __import__("ctypes")
+        return ctypes.WinDLL("kernel32", use_last_error=True)
+
+    def interpreter(self) -> str:
+        # In a virtual environment, sys.executable is a program that starts Python and waits for it.
+        return getattr(sys, "_base_executable", "") or sys.executable or ""
+
+    def host(self) -> str:
+        return os.environ.get("COMPUTERNAME", "")
+
+    def user(self) -> str:
+        try:
+            return os.getlogin()
+        except OSError:
+            return os.environ.get("USERNAME", "")
+
+    def state_home(self) -> str:
+        return os.environ.get("LOCALAPPDATA", "")
+
+    def environment(self) -> "Dict[bytes, bytes]":
+        return {os.fsencode(key): os.fsencode(value) for key, value in os.environ.items()}
+
+    def quote(self, word: str) -> str:
+        """Quote a word so that the C runtime's rules, which nearly all programs follow, give it back."""
+        if word and not set(' \t\n\v"') & set(word):
+            return word
+        quoted, backslashes = '"', 0
+        for char in word:
+            if char == '"':  # backslashes count as such before a quotation mark only
+                quoted += "\\" * (backslashes + 1)
+            quoted += char
+            backslashes = backslashes + 1 if char == "\\" else 0
+        return quoted + "\\" * backslashes + '"'
+
+    def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
+                  ) -> "Dict[str, Any]":
+        words = [os.fsdecode(word) for word in argv]
+        shell = os.environ.get("COMSPEC") or "cmd.exe"
+        if line is not None:
+            # /s: cmd takes away the first and the last quotation mark, and touches nothing between them
+            return {"argv": [b"cmd"], "program": shell, "line": '"%s" /d /s /c "%s"' % (shell, words[0]),
+                    "refused": ""}
+        name = os.path.join(cwd or "", words[0]) if "/" in words[0] or "\\" in words[0] else words[0]
+        places = [""] if name != words[0] or os.path.isabs(name) else os.fsdecode(path).split(os.pathsep)
+        endings = [""] if os.path.splitext(name)[1] else []
+        endings += os.environ.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").lower().split(";") + [""]
+        program = ""
+        for place in places:
+            for ending in endings:
+                found = os.path.join(place.strip('"'), name + ending)
+                if not program and os.path.isfile(found):
+                    program = os.path.abspath(found)
+        text, refused = " ".join([self.quote(word) for word in words]), ""
+        if os.path.splitext(program)[1].lower() in (".bat", ".cmd"):
+            # cmd executes it, and reads its arguments again in its own way; a quotation mark would end the quoting.
+            if any(set('"%\r\n') & set(word) for word in words[1:]):
+                refused = "give a batch file an argument with a quotation mark, a percent sign or a line break in it"
+            text = '"%s" /d /s /c "%s"' % (shell, " ".join(['"%s"' % word for word in [program] + words[1:]]))
+            program = shell
+        return {"argv": argv, "program": program, "line": text, "refused": refused}
+
+    def create_file(self, path: str, access: int, share: int, creation: int) -> int:
+        """Open a file by CreateFileW, not through a link; return its handle."""
+        winapi: "Any" = __import__("_winapi")
+        handle: int = winapi.CreateFile(path, access, share, 0, creation, 0x00200080, 0)
+        return handle
+
+    def open(self, path: "Any", flags: int, directory: "Optional[str]" = None) -> int:
+        # os.open would not let anybody rename or delete the file while we have it open. Who may only append
+        # (FILE_APPEND_DATA) writes at the end, atomically. Reading comes with it where it was asked for.
+        access = 0x80000000 if flags & 3 != os.O_WRONLY else 0
+        if flags & 3 != os.O_RDONLY:
+            access |= 0x00100004 if flags & os.O_APPEND else 0x40000000
+        creation = 1 if flags & os.O_EXCL else 4 if flags & os.O_CREAT else 3
+        msvcrt: "Any" = __import__("msvcrt")
+        handle = self.create_file(self.at(directory, path)[0], access, 7, creation)
+        fd: int = msvcrt.open_osfhandle(handle, flags & 3 | 0x8080)  # O_NOINHERIT, O_BINARY
+        return fd
+
+    def open_directory(self, path: str, parent: "Optional[str]" = None) -> str:
+        path = self.at(parent, path)[0]
+        found = os.lstat(path)
+        if found.st_mode & 0xF000 != 0x4000 or getattr(found, "st_reparse_tag", False):
+            raise NotADirectoryError(20, "it is no directory", path)
+        return path
+
+    def close_directory(self, directory: str) -> None:
+        pass
+
+    def at(self, directory: "Optional[str]", name: "Any") -> "Tuple[str, Optional[int]]":
+        name = name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
+        return (name if directory is None else directory + "/" + name), None
+
+    def identity(self, directory: str) -> "Tuple[int, int]":
+        found = os.lstat(directory)
+        return found.st_dev, found.st_ino
+
+    def is_ours(self, directory: str) -> bool:
+        return True
+
+    def boot_id(self) -> str:
+        # NtQuerySystemInformation(SystemTimeOfDayInformation): the time of the boot, and by how much it was
+        # corrected since, because somebody set the clock.
+        ctypes: "Any" = __import__("ctypes")
+        times = (ctypes.c_longlong * 6)()
+        ctypes.WinDLL("ntdll").NtQuerySystemInformation(3, times, ctypes.sizeof(times), None)
+        return "%s %d" % (self.host(), (times[0] - times[4]) // 10000000)
+
+    def process(self, pid: int, access: int) -> int:
+        """Open a process; 0 if it is gone or not ours to open."""
+        winapi: "Any" = __import__("_winapi")
+        try:
+            handle: int = winapi.OpenProcess(access, False, pid)
+            return handle
+        except OSError:
+            return 0
+
+    def start_time(self, pid: int) -> "Optional[int]":
+        ctypes: "Any" = __import__("ctypes")
+        winapi: "Any" = __import__("_winapi")
+        handle = self.process(pid, 0x00101000)  # SYNCHRONIZE, PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return None
+        try:
+            times = (ctypes.c_ulonglong * 4)()
+            places = [ctypes.byref(times, 8 * index) for index in range(4)]
+            known = self.kernel().GetProcessTimes(ctypes.c_void_p(handle), *places)
+            # Somebody's handle keeps a process that has ended, and its pid.
+            return int(times[0]) if known and winapi.WaitForSingleObject(handle, 0) == 258 else None
+        finally:
+            winapi.CloseHandle(handle)
+
+    def cookie_of(self, pid: int) -> "Optional[bytes]":
+        return None
+
+    def mark(self, pid: int) -> int:
+        return 0
+
+    def is_command(self, run: "Run") -> bool:
+        return run[2] >= 0 and self.start_time(run[0]) == run[1]
+
+    def is_suspended(self, pid: int) -> "Optional[bool]":
+        return None
+
+    def await_handles(self, handles: "List[int]", deadline: float) -> int:
+        """Wait until one of them is signalled; return its index, -1 at the deadline. Ctrl-C interrupts it."""
+        winapi: "Any" = __import__("_winapi")
+        while True:
+            left = min(max(deadline - time.monotonic(), 0.0) * 1000 + 1, 86400000.0)
+            found: int = winapi.WaitForMultipleObjects(handles, False, int(left))
+            if found < 64:
+                return found
+            if time.monotonic() >= deadline:
+                return -1
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        winapi: "Any" = __import__("_winapi")
+        handle = self.process(pid, 0x00101000)
+        if not handle:
+            return True
+        try:
+            return self.start_time(pid) != start or self.await_handles([handle], deadline) == 0
+        finally:
+            winapi.CloseHandle(handle)
+
+    def await_command(self, run: "Run", deadline: float) -> None:
+        if self.is_command(run):
+            self.await_end(run[0], run[1], deadline)
+
+    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
+        if run is not None:
+            self.await_command(run, deadline)
+        pause = POLL_SECONDS
+        while self.is_monitored(path) and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.1)
+
+    def reap(self, pid: int, wait: bool) -> bool:
+        return True
+
+    def take_lock(self, name: str, directory: str, seconds: float) -> int:
+        # Open for writing, and shared with readers only: a second one is refused, until the last handle is
+        # closed or its process dies. Handles are inherited, so a starting monitor keeps the lock.
+        msvcrt: "Any" = __import__("msvcrt")
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                handle = self.create_file(self.at(directory, name)[0], 0x40000000, 5, 4)
+                fd: int = msvcrt.open_osfhandle(handle, os.O_WRONLY | 0x8080)
+                return fd
+            except OSError as error:
+                if getattr(error, "winerror", 0) != 32:  # ERROR_SHARING_VIOLATION
+                    raise
+            if time.monotonic() >= deadline:
+                return -1
+            time.sleep(POLL_SECONDS)
+
+    def drop_lock(self, fd: int) -> None:
+        pass  # it goes with its handle
+
+    def is_job_locked(self, path: str) -> bool:
+        winapi: "Any" = __import__("_winapi")
+        try:
+            winapi.CloseHandle(self.create_file(path, 0x80000000, 5, 3))  # not shared with one who writes
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if getattr(error, "winerror", 0) != 32:
+                raise
+            return True
+        return False
+
+    is_monitored = is_job_locked
+
+    def job_name(self, cookie: bytes) -> str:
+        return "Global\\nodejobs-" + cookie.decode()
+
+    def job(self, cookie: bytes) -> int:
+        """Open the job object of a run; 0 if nobody has it open any more, or it is not ours."""
+        # The monitor has, and the command; it has no name any more when both have ended.
+        handle: int = self.kernel().OpenJobObjectW(0x1F001F, False, self.job_name(cookie))
+        return handle
+
+    def is_console(self, pid: int) -> bool:
+        """Tell whether a process is the console of others, which Windows starts and ends with them."""
+        ctypes: "Any" = __import__("ctypes")
+        kernel, handle = self.kernel(), self.process(pid, 0x00101000)
+        if not handle:
+            return True  # it has ended, or is not ours
+        name, size = ctypes.create_unicode_buffer(32768), ctypes.c_uint(32768)
+        kernel.QueryFullProcessImageNameW(ctypes.c_void_p(handle), 0, name, ctypes.byref(size))
+        kernel.CloseHandle(ctypes.c_void_p(handle))
+        return bool(name.value.lower().endswith("\\conhost.exe"))
+
+    def members(self, job: int) -> "List[int]":
+        """Return the pids of the processes of a job object."""
+        ctypes: "Any" = __import__("ctypes")
+        size = 64
+        while True:
+            buffer = (ctypes.c_size_t * (size + 1))()  # the two numbers of 32 bits, then the pids
+            self.kernel().QueryInformationJobObject(ctypes.c_void_p(job), 3, buffer, ctypes.sizeof(buffer), None)
+            assigned, listed = (ctypes.c_uint * 2).from_buffer(buffer)
+            first = 8 // ctypes.sizeof(ctypes.c_size_t)
+            if listed >= assigned:
+                return [int(pid) for pid in buffer[first:first + listed] if not self.is_console(pid)]
+            size = 2 * assigned
+
+    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
+        job = self.job(run[3])
+        pids: "List[int]" = []
+        if job:
+            pids = self.members(job)
+            __import__("_winapi").CloseHandle(job)
+        found = {pid: self.start_time(pid) for pid in (*pids, *known, run[0]) if pid and pid != os.getpid()}
+        alive = {pid: start for pid, start in found.items() if start is not None and (
+            pid in pids or known.get(pid) == start or run[2] >= 0 and (pid, start) == run[:2])}
+        return alive
+
+    def kill(self, run: "Run", members: "Members") -> None:
+        """End the members, all at once where we are none of them."""
+        ctypes: "Any" = __import__("ctypes")
+        winapi: "Any" = __import__("_winapi")
+        kernel, job = self.kernel(), self.job(run[3])
+        if job:
+            if os.getpid() not in self.members(job):
+                kernel.TerminateJobObject(ctypes.c_void_p(job), KILLED)
+            __import__("_winapi").CloseHandle(job)
+        for pid in members:
+            handle = self.process(pid, 0x00101001)  # and PROCESS_TERMINATE
+            if handle:
+                if self.start_time(pid) == members[pid]:
+                    kernel.TerminateProcess(ctypes.c_void_p(handle), KILLED)
+                winapi.CloseHandle(handle)
+
+    def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
+        known = dict(known)
+        groups: "Set[int]" = set()
+        members = self.tree(run, known, groups)
+        deadline = time.monotonic() + grace
+        if members and self.ask(run, members, number):
+            while members and time.monotonic() < deadline:
+                known.update(members)
+                for pid in members:
+                    self.await_end(pid, members[pid], deadline)
+                members = self.tree(run, known, groups)
+        last = time.monotonic() + KILL_SECONDS
+        while members and time.monotonic() < last:
+            known.update(members)
+            self.kill(run, members)
+            for pid in members:
+                self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
+            members = self.tree(run, known, groups)
+        return sorted(members)
+
+    def create_process(self, program: str, line: str, flags: int, environment: "Dict[str, str]", cwd: "Optional[str]",
+                       files: "Sequence[int]", also: "Sequence[int]") -> "Tuple[int, int, int]":
+        """Create a process with three files as its standard ones; return its handle, its thread's and its pid.
+
+        It inherits these, the handles `also`, and nothing else.
+        """
+        winapi: "Any" = __import__("_winapi")
+        msvcrt: "Any" = __import__("msvcrt")
+        handles = [msvcrt.get_osfhandle(fd) for fd in files]
+        inherited = list({*handles, *also})
+        startup = type("StartupInfo", (), {
+            "dwFlags": 0x100, "wShowWindow": 0, "hStdInput": handles[0], "hStdOutput": handles[1],
+            "hStdError": handles[2], "lpAttributeList": {"handle_list": inherited}})  # 0x100: STARTF_USESTDHANDLES
+        for handle in inherited:
+            os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined]
+        try:
+            process, thread, pid, _ = winapi.CreateProcess(program, line, None, None, True, flags, environment, cwd,
+                                                           startup)
+        finally:
+            for handle in inherited:
+                os.set_handle_inheritable(handle, False)  # type: ignore[attr-defined]
+        return process, thread, pid
+
+    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
+                      job_lock: int, run_lock: str) -> bytes:
+        winapi: "Any" = __import__("_winapi")
+        words = [os.fsdecode(word) for word in argv]
+        line = " ".join([self.quote(word) for word in words])
+        variables = {os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()}
+        payload_end, feed = os.pipe()
+        report, report_end = os.pipe()
+        try:
+            try:
+                # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP, and out of the job object in which we may be: a job
+                # that a job has started is not its child.
+                process = self.create_process(words[0], line, 0x01000208, variables, None,
+                                              (payload_end, report_end, job_lock), ())
+            except PermissionError:  # a job object that lets nobody go
+                process = self.create_process(words[0], line, 0x00000208, variables, None,
+                                              (payload_end, report_end, job_lock), ())
+        finally:
+            os.close(payload_end)
+            os.close(report_end)
+        winapi.CloseHandle(process[0])
+        winapi.CloseHandle(process[1])
+        try:
+            for part in payload:
+                while part:
+                    part = part[os.write(feed, part):]
+        except OSError:
+            pass  # it has died, or failed, before it has read all; its report says so
+        try:
+            return os.read(report, 65536)
+        finally:
+            os.close(feed)
+            os.close(report)
+
+    def begin_monitor(self) -> None:
+        self.events: "List[int]" = []
+
+    def take_run_lock(self, directory: str) -> int:
+        return self.take_lock("lock", directory, RETRY_SECONDS)
+
+    def drop_run_lock(self, lock: int) -> None:
+        null = os.open(NULL, os.O_RDWR)
+        os.dup2(null, lock)
+        os.close(null)
+
+    def block_size(self, fd: int) -> int:
+        return 4096
+
+    def sync_directories(self, directory: str) -> None:
+        pass  # NTFS keeps a journal of its own
+
+    def adopt_orphans(self, cookie: bytes) -> None:
+        ctypes: "Any" = __import__("ctypes")
+        kernel = self.kernel()
+        self.own_job: int = kernel.CreateJobObjectW(None, self.job_name(cookie))
+        # JOB_OBJECT_LIMIT_BREAKAWAY_OK, in JobObjectExtendedLimitInformation: monitors of other runs may leave.
+        limits = (ctypes.c_uint * (36 if ctypes.sizeof(ctypes.c_size_t) == 8 else 28))()
+        limits[4] = 0x800
+        kernel.SetInformationJobObject(ctypes.c_void_p(self.own_job), 9, limits, ctypes.sizeof(limits))
+        self.events = [kernel.CreateEventW(None, False, False, self.job_name(cookie) + name) for name in ("-C", "-B")]
+
+    def ask(self, run: "Run", members: "Members", number: int) -> bool:
+        """Ask what shares the command's console to end; False if that cannot be, or shall not.
+
+        By CTRL_C for SIGINT, CTRL_BREAK for others. The monitor does it: one process can have one console only.
+        """
+        ctypes: "Any" = __import__("ctypes")
+        kernel = self.kernel()
+        kind = 0 if number == 2 else 1
+        if number == SIGKILL:
+            return False
+        if not vars(self).get("events"):  # we are not the monitor
+            event = kernel.OpenEventW(2, False, self.job_name(run[3]) + ("-B" if kind else "-C"))
+            done = bool(event) and bool(kernel.SetEvent(ctypes.c_void_p(event)))
+            if event:
+                kernel.CloseHandle(ctypes.c_void_p(event))
+            return done
+        for pid in members:
+            if kernel.AttachConsole(pid) or ctypes.get_last_error() == 5:  # we have it already
+                # A new console forgets handlers, and this event reaches us, too. We stay with that console: were
+                # it left now, the event could find us without a handler.
+                self.handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(lambda event: 1)
+                kernel.SetConsoleCtrlHandler(self.handler, True)
+                return bool(kernel.GenerateConsoleCtrlEvent(kind, 0))
+        return False
+
+    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
+        ctypes: "Any" = __import__("ctypes")
+        environment = {key.upper(): value for key, value in os.environ.items()}
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        for name, value in order["environment"].items():
+            key = name.decode("utf-8", "surrogatepass").upper()  # Windows does not tell a from A in names
+            environment.pop(key, None)
+            if value is not None:
+                environment[key] = value.decode("utf-8", "surrogatepass")
+        cwd = None if order["cwd"] is None else order["cwd"].decode("utf-8", "surrogatepass")
+        shown = order["argv"][0].decode("utf-8", "surrogatepass")
+        what, hint, number = "change to the working directory %s" % cwd, "", 0
+        stdin = os.open(NULL, os.O_RDONLY)
+        try:
+            if cwd is not None:
+                os.listdir(cwd)
+            what = order["refused"] or "execute " + shown
+            if order["refused"]:
+                number = 22
+            elif not order["program"]:
+                number, hint = 2, "" if "/" in shown or "\\" in shown else " (it is nowhere on PATH)"
+            else:
+                # CREATE_SUSPENDED, CREATE_NO_WINDOW (a console of its own). The handle of the job object goes with
+                # it, so that the object can be found by its name if the monitor is killed.
+                process, thread, pid = self.create_process(order["program"], order["line"], 0x08000004, environment,
+                                                           cwd, (stdin, stdout, stderr), (self.own_job,))
+                if self.kernel().AssignProcessToJobObject(ctypes.c_void_p(self.own_job), ctypes.c_void_p(process)):
+                    return pid, process, thread
+                self.forbid((pid, process, thread))
+                what, number = "put the command into a job object", 13
+        except OSError as error:
+            number = error.errno or 22
+        finally:
+            os.close(stdin)
+        return 0, ("%d cannot %s: %s%s" % (number, what, os.strerror(number), hint)).encode("utf-8", "surrogatepass")
+
+    def permit(self, held: "Tuple[Any, ...]") -> bytes:
+        if not held[0]:
+            failing: bytes = held[1]
+            return failing
+        ctypes: "Any" = __import__("ctypes")
+        winapi: "Any" = __import__("_winapi")
+        self.kernel().ResumeThread(ctypes.c_void_p(held[2]))
+        winapi.CloseHandle(held[2])
+        return b""
+
+    def forbid(self, held: "Tuple[Any, ...]") -> None:
+        winapi: "Any" = __import__("_winapi")
+        winapi.TerminateProcess(held[1], KILLED)
+        self.await_handles([held[1]], time.monotonic() + KILL_SECONDS)
+
+    def set_timer(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + (seconds or float("inf"))
+
+    def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
+        ctypes: "Any" = __import__("ctypes")
+        winapi: "Any" = __import__("_winapi")
+        pid, process, _ = held
+        found = 1
+        while found > 0:
+            found = self.await_handles([process] + self.events, self.deadline if timed else float("inf"))
+            if found > 0:
+                self.ask((0, 0, 0, b"", 0, 0), {pid: 0 for pid in self.adopted()}, 2 if found == 1 else 15)
+        if found < 0:
+            return 0, None, None, None
+        code = winapi.GetExitCodeProcess(process)
+        times = (ctypes.c_longlong * 6)()  # JobObjectBasicAccountingInformation: user and kernel time, 100 ns each
+        self.kernel().QueryInformationJobObject(ctypes.c_void_p(self.own_job), 1, times, ctypes.sizeof(times), None)
+        spent = (times[0] + times[1]) / 1e7
+        first = 8 // ctypes.sizeof(ctypes.c_size_t)  # PROCESS_MEMORY_COUNTERS: two numbers of 32 bits, then the peak
+        memory = (ctypes.c_size_t * (8 + first))()
+        self.kernel().K32GetProcessMemoryInfo(ctypes.c_void_p(process), memory, ctypes.sizeof(memory))
+        return (pid, None if code == KILLED else code, SIGKILL if code == KILLED else None,
+                (spent, memory[first] // 1024 or None))
+
+    def adopted(self) -> "List[int]":
+        return self.members(self.own_job)
+
+    def await_adopted(self) -> None:
+        winapi: "Any" = __import__("_winapi")
+        for pid in self.adopted():
+            handle = self.process(pid, 0x00101000)
+            if handle:
+                found = self.await_handles([handle] + self.events, float("inf"))
+                winapi.CloseHandle(handle)
+                if found > 0:
+                    self.ask((0, 0, 0, b"", 0, 0), {pid: 0 for pid in self.adopted()}, 2 if found == 1 else 15)
+                return
+        time.sleep(POLL_SECONDS)
+
+
 # The one place that asks where we are.
-platform: "Platform" = Linux() if sys.platform.startswith("linux") else Posix()
+platform: "Platform" = (Windows() if os.name == "nt" else
+                        Linux() if sys.platform.startswith("linux") else Posix())
 
 
 # ------ 4. store ------
@@ -2487,7 +3003,7 @@ MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
-                     "NULL": NULL}
+                     "NULL": NULL, "SIGKILL": SIGKILL, "KILLED": KILLED}
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -2582,11 +3098,11 @@ class Jobs:
 
     record_class: "Type[JobRecord]" = JobRecord
     _adopted: "List[int]" = []  # monitors that became this process' children; see _reap
-    python = sys.executable   # runs the monitors; the same version as ours. Set it where Python is embedded
+    python = platform.interpreter()   # runs the monitors; the same version as ours. Set it where Python is embedded
 
     def __init__(self, db_path: "Union[None, str, os.PathLike[str]]" = None, verbose: bool = False,
                  keep: int = KEEP) -> None:
-        if not isinstance(platform, Linux):
+        if type(platform) is Posix:
             raise NodejobsError("nodejobs does not know %s yet, only Linux" % sys.platform)
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
