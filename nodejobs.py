@@ -102,7 +102,8 @@ ENDED = (FINISHED, FAILED, STOPPED, FAILED_START, LOST)
 STATUSES = frozenset(ACTIVE + ENDED)
 
 JOURNAL, STDOUT_LOG, STDERR_LOG, LOCK = "journal.jsonl", "stdout.log", "stderr.log", "lock"
-NULL = os.devnull
+NULL, SEP = os.devnull, os.sep
+SIGPIPE = 13
 SIGKILL = 9           # Windows has none, but what we end there so is told by this name
 KILLED = 0x4E4A0009   # the exit code that it gets there
 COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
@@ -542,6 +543,7 @@ class Platform:
     timeout_needs: "Tuple[str, ...]" = ()  # and these where the job has a timeout
 
     monitor_os = "os"  # the module that is a monitor's `os`
+    python_name = "python3"  # as a user calls it
 
     def interpreter(self) -> str:
         """Return the path of the Python that runs us; "" if it is not known."""
@@ -561,6 +563,13 @@ class Platform:
 
     def environment(self) -> "Dict[bytes, bytes]":
         """Return our environment variables."""
+        raise NotImplementedError
+
+    def prepare_output(self) -> None:
+        """See that our command line's output can be any text, where the system does not do so by itself."""
+
+    def quote(self, word: str) -> str:
+        """Write a word as a command line has to have it."""
         raise NotImplementedError
 
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
@@ -587,6 +596,10 @@ class Platform:
 
     def at(self, directory: "Any", name: str) -> "Tuple[str, Optional[int]]":
         """Return path and dir_fd with which the functions of os reach a name in a directory."""
+        raise NotImplementedError
+
+    def move(self, name: str, directory: "Any", to: str) -> None:
+        """Rename a directory, of which we may have the lock, whole and at once; OSError if it cannot go now."""
         raise NotImplementedError
 
     def identity(self, directory: "Any") -> "Tuple[int, int]":
@@ -772,6 +785,11 @@ class Posix(Platform):
     def environment(self) -> "Dict[bytes, bytes]":
         return dict(os.environb)
 
+    def quote(self, word: str) -> str:
+        plain = frozenset("%+,-./:=@_")
+        return (word if word and all(char.isalnum() or char in plain for char in word)
+                else "'" + word.replace("'", "'\"'\"'") + "'")
+
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
                   ) -> "Dict[str, Any]":
         if line is not None:
@@ -791,6 +809,9 @@ class Posix(Platform):
 
     def at(self, directory: "Optional[int]", name: str) -> "Tuple[str, Optional[int]]":
         return name, directory
+
+    def move(self, name: str, directory: "Optional[int]", to: str) -> None:
+        os.rename(name, to, src_dir_fd=directory)
 
     def identity(self, directory: int) -> "Tuple[int, int]":
         found = os.fstat(directory)
@@ -1453,12 +1474,12 @@ class Windows(Platform):
     A handle is an int. See Microsoft's pages on job objects, on CreateFileW (dwShareMode) and on console handlers.
     """
 
-    monitor_os = "nt"
+    monitor_os, python_name = "nt", "python"
     monitor_needs = ("kernel", "create_file", "open", "open_directory", "at", "identity", "begin_monitor",
                      "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
                      "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
-                     "await_handles", "ask", "adopted", "await_adopted", "members", "is_console", "process", "start_time", "mark",
-                     "cookie_of", "is_command", "await_end", "tree", "kill", "end_tree")
+                     "await_handles", "ask", "adopted", "await_adopted", "members", "is_console", "process",
+                     "start_time", "mark", "cookie_of", "is_command", "await_end", "tree", "kill", "end_tree")
 
     def kernel(self) -> "Any":
         """Return kernel32 with its functions as they are declared: a handle is as wide as a pointer."""
@@ -1484,8 +1505,13 @@ class Windows(Platform):
     def environment(self) -> "Dict[bytes, bytes]":
         return {os.fsencode(key): os.fsencode(value) for key, value in os.environ.items()}
 
+    def prepare_output(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure") and not stream.isatty():
+                stream.reconfigure(encoding="utf-8")  # a pipe would have the code page's, which lacks most letters
+
     def quote(self, word: str) -> str:
-        """Quote a word so that the C runtime's rules, which nearly all programs follow, give it back."""
+        # So that the C runtime's rules, which nearly all programs follow, give it back.
         if word and not set(' \t\n\v"') & set(word):
             return word
         quoted, backslashes = '"', 0
@@ -1553,7 +1579,25 @@ class Windows(Platform):
 
     def at(self, directory: "Optional[str]", name: "Any") -> "Tuple[str, Optional[int]]":
         name = name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
-        return (name if directory is None else directory + "/" + name), None
+        return (name if directory is None else directory + SEP + name), None
+
+    def move(self, name: str, directory: "Optional[str]", to: str) -> None:
+        # A directory cannot go while a file in it is open. The lock, which we have open ourselves, goes first.
+        # Whoever makes a new one then keeps the directory where it is, and it is theirs.
+        path, aside = self.at(directory, name)[0], to + "." + LOCK
+        deadline = time.monotonic() + 1.0
+        while True:
+            try:
+                try:
+                    os.rename(path + SEP + LOCK, aside)
+                    os.unlink(aside)
+                except FileNotFoundError:
+                    pass
+                return os.rename(path, to)
+            except PermissionError:
+                if time.monotonic() >= deadline:
+                    raise PermissionError(errno.EACCES, "a file in it is open in another program", path) from None
+            time.sleep(POLL_SECONDS)
 
     def identity(self, directory: str) -> "Tuple[int, int]":
         found = os.lstat(directory)
@@ -2085,13 +2129,13 @@ def fold(journal: bytes) -> "Dict[str, Any]":
 
 def older_logs(path: str) -> "List[Tuple[int, str]]":
     """Return (offset in the stream, path) of the logs that max_log has set aside for the one at `path`, in order."""
-    directory, _, name = path.rpartition("/")
+    directory, _, name = path.rpartition(SEP)
     start = name.rpartition(".")[0] + "."
     try:
         numbers = [old[len(start):-4] for old in os.listdir(directory) if old.startswith(start)]
     except OSError:
         return []
-    return sorted([(int(number), "%s/%s%s.log" % (directory, start, number))
+    return sorted([(int(number), directory + SEP + start + number + ".log")
                    for number in numbers if number.isdecimal()])
 
 
@@ -2239,9 +2283,12 @@ def delete_tree(path: str, parent: "Any" = None) -> None:
             name, parent_fd = platform.at(parent, path)
             try:
                 return os.unlink(name, dir_fd=parent_fd)
-            except (IsADirectoryError, PermissionError):  # EISDIR on Linux, EPERM by POSIX
-                pass
-            directory = platform.open_directory(path, parent)
+            except (IsADirectoryError, PermissionError) as error:  # EISDIR on Linux, EPERM by POSIX, EACCES on Windows
+                refused = error
+            try:
+                directory = platform.open_directory(path, parent)
+            except NotADirectoryError:
+                raise refused from None
             try:
                 for inner in os.listdir(directory):
                     delete_tree(inner, directory)
@@ -2323,7 +2370,7 @@ class JobLock:
                 raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
                                  "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, self.path),
                                  self.path)
-            if os.fstat(self.fd).st_ino == os.stat(self.path + "/" + LOCK).st_ino:
+            if os.fstat(self.fd).st_ino == os.stat(self.path + SEP + LOCK).st_ino:
                 return True
         except FileNotFoundError:
             pass
@@ -2372,10 +2419,10 @@ class Store:
                     raise
 
     def job_dir(self, job_id: str) -> str:
-        return self.path + "/" + escape_id(job_id)
+        return self.path + SEP + escape_id(job_id)
 
     def run_dir(self, job_id: str, run: int) -> str:
-        return "%s/%06d" % (self.job_dir(job_id), run)
+        return "%s%s%06d" % (self.job_dir(job_id), SEP, run)
 
     def job_dirs(self) -> "List[Tuple[str, str]]":
         """Return the ids that have a directory, with its path, sorted."""
@@ -2384,7 +2431,7 @@ class Store:
         except FileNotFoundError:
             return []
         ids = [(unescape_id(name), name) for name in names if name[0] != "."]
-        return sorted([(job_id, self.path + "/" + name) for job_id, name in ids if job_id is not None])
+        return sorted([(job_id, self.path + SEP + name) for job_id, name in ids if job_id is not None])
 
     def runs(self, directory: "Any") -> "List[int]":
         """Return the numbers of the run directories in a job's directory, ascending."""
@@ -2416,7 +2463,7 @@ class Store:
         return None
 
     def read_run(self, job_id: str, directory: str, run: int, holding: bool = False) -> "Any":
-        logdir = "%s/%06d" % (directory, run)
+        logdir = "%s%s%06d" % (directory, SEP, run)
         state = self.state(logdir)
         if state is None:
             return None
@@ -2425,15 +2472,15 @@ class Store:
             if state is None:
                 return None
         record = self.record_class.trusted(self.blank)
-        stdout_path = logdir + "/" + STDOUT_LOG
-        state.update({"self_id": job_id, "run": run, "dirname": directory.rpartition("/")[2], "logdir": logdir,
-                      "logfile": stdout_path, "stdout_path": stdout_path, "stderr_path": logdir + "/" + STDERR_LOG})
+        stdout_path = logdir + SEP + STDOUT_LOG
+        state.update({"self_id": job_id, "run": run, "dirname": directory.rpartition(SEP)[2], "logdir": logdir,
+                      "logfile": stdout_path, "stdout_path": stdout_path, "stderr_path": logdir + SEP + STDERR_LOG})
         dict.update(record, state)
         return record
 
     def state(self, logdir: str) -> "Optional[Dict[str, Any]]":
         """Return what a run's journal says; None if it says nothing yet, so that nothing was started."""
-        path = logdir + "/" + JOURNAL
+        path = logdir + SEP + JOURNAL
         state: "Dict[str, Any]"
         try:
             journal = read_journal(path)
@@ -2445,7 +2492,7 @@ class Store:
                 state["status"] = None
             return state
         if not journal or b"\n" not in journal:
-            if not os.path.lexists(logdir + "/" + LOCK) and (journal is None or os.path.isfile(path)):
+            if not os.path.lexists(logdir + SEP + LOCK) and (journal is None or os.path.isfile(path)):
                 return None
             journal = b"\n"  # a monitor was here; what it wrote is gone
         state = fold(journal)
@@ -2479,7 +2526,7 @@ class Store:
 
     def resolve(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Optional[Dict[str, Any]]":
         """Find out about a run whose journal tells no end: is it active, or has it been left without one?"""
-        job_lock = os.path.dirname(logdir) + "/" + LOCK
+        job_lock = os.path.dirname(logdir) + SEP + LOCK
         while True:
             # In this order: the job's lock is dropped after the run's is taken and the start's outcome is
             # written, the run's lock after the end is. So if the journal has not changed after both were
@@ -2487,7 +2534,7 @@ class Store:
             starting, monitored = False, None
             try:
                 starting = not holding and state.get("status") == STARTING and platform.is_job_locked(job_lock)
-                monitored = platform.is_monitored(logdir + "/" + LOCK)
+                monitored = platform.is_monitored(logdir + SEP + LOCK)
             except OSError as error:
                 if error.errno in TOO_FEW:
                     raise
@@ -2527,7 +2574,7 @@ class Store:
                 state["suspended"] = platform.is_suspended(state["last_pid"])
         if isinstance(state.get("max_log"), int) and "dropped_bytes" not in state:
             state["dropped_bytes"] = sum([offset for name in (STDOUT_LOG, STDERR_LOG)
-                                          for offset, _ in older_logs(logdir + "/" + name)[:1]])
+                                          for offset, _ in older_logs(logdir + SEP + name)[:1]])
         return state
 
     def is_alive(self, state: "Dict[str, Any]") -> bool:
@@ -2564,7 +2611,7 @@ class Store:
 
         Raises FileNotFoundError if that run was removed, also where a new run has its number now.
         """
-        fd = platform.open(self.run_dir(job_id, run) + "/" + JOURNAL, os.O_RDWR | os.O_APPEND)
+        fd = platform.open(self.run_dir(job_id, run) + SEP + JOURNAL, os.O_RDWR | os.O_APPEND)
         try:
             if b'"cookie":%s' % to_json(cookie).encode() not in read_whole(fd):
                 raise FileNotFoundError(errno.ENOENT, "it was removed", self.run_dir(job_id, run))
@@ -2574,9 +2621,8 @@ class Store:
 
     def discard(self, name: str, parent: "Any" = None) -> None:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
-        hidden = "%s/.removed-%s" % (self.path, os.urandom(6).hex())
-        name, parent_fd = platform.at(parent, name)
-        os.rename(name, hidden, src_dir_fd=parent_fd)
+        hidden = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())
+        platform.move(name, parent, hidden)
         delete_tree(hidden)
 
     def sweep(self) -> None:
@@ -2584,7 +2630,7 @@ class Store:
         for name in os.listdir(self.path):
             if name.startswith(".removed-"):
                 try:
-                    delete_tree(self.path + "/" + name)
+                    delete_tree(self.path + SEP + name)
                 except OSError:
                     pass  # somebody else is deleting it too, or it is not ours to delete
 
@@ -3003,7 +3049,7 @@ MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go
 PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
-                     "NULL": NULL, "SIGKILL": SIGKILL, "KILLED": KILLED}
+                     "NULL": NULL, "SEP": SEP, "SIGKILL": SIGKILL, "KILLED": KILLED}
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -3252,7 +3298,7 @@ class Jobs:
         answer = b""
         try:
             lock.starting = True
-            answer = start_monitor(self.python, job_id, environment, order, lock.fd, directory + "/" + LOCK)
+            answer = start_monitor(self.python, job_id, environment, order, lock.fd, directory + SEP + LOCK)
             lock.starting = False
             problem = answer[1:].decode("utf-8", "replace") if answer else (
                 "its monitor died; see whether %s runs, and is Python %s" % (self.python, sys.version.split()[0]))
@@ -3296,7 +3342,7 @@ class Jobs:
                 time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
             elif record.monitored:
                 here = record.boot_id == platform.boot_id()
-                platform.await_monitor(record.logdir + "/" + LOCK, processes_of(record) if here else None, deadline)
+                platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, deadline)
             else:
                 platform.await_command(processes_of(record), deadline)
             again = self.store.read(record.self_id, record.run)
@@ -3511,7 +3557,7 @@ class Jobs:
         size, next_look = -1, 0.0
         while True:
             try:
-                grown = os.stat(record.logdir + "/" + JOURNAL).st_size
+                grown = os.stat(record.logdir + SEP + JOURNAL).st_size
             except OSError:
                 grown = -1
             if grown != size or time.monotonic() >= next_look:
@@ -3762,11 +3808,7 @@ def local_time(text: "Optional[str]") -> str:
 
 def command_text(command: "Any") -> str:
     """Write a command as a shell would take it."""
-    if not isinstance(command, list):
-        return str(command)
-    plain = frozenset("%+,-./:=@_")
-    return " ".join([word if word and all(char.isalnum() or char in plain for char in word)
-                     else "'" + word.replace("'", "'\"'\"'") + "'" for word in map(str, command)])
+    return " ".join([platform.quote(str(word)) for word in command]) if isinstance(command, list) else str(command)
 
 
 def state_of(record: JobRecord) -> str:
@@ -4072,7 +4114,7 @@ def story(record: JobRecord) -> str:
 def command_line(jobs: Jobs, words: "Sequence[str]") -> str:
     """Write a command line of ours as the user would have to type it here."""
     name = sys.argv[0] if sys.argv[0] not in ("", "-c") else "-"
-    program = ["python3", name] if name == "-" or name.endswith(".py") else [
+    program = [platform.python_name, name] if name == "-" or name.endswith(".py") else [
         os.path.basename(name) if os.path.dirname(name) in os.get_exec_path() else name]
     try:
         elsewhere = jobs.db_path != os.path.abspath(default_db_path())
@@ -4518,7 +4560,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
 def program_name() -> str:
     """Return how the user called us, to show in help."""
     name = os.path.basename(sys.argv[0])
-    return "python3 " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
+    return platform.python_name + " " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
 
 
 def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
@@ -4766,6 +4808,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     """Run the command line; return its exit code (0, 2, 124 to 127, or a job's own)."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # both are None where the caller closed them
     sys.stderr = sys.stderr or open(os.devnull, "w")
+    platform.prepare_output()
     try:
         return dispatch(sys.argv[1:] if argv is None else argv)
     except SchemaError as error:
@@ -4777,7 +4820,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has enough. What Python still holds back must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_SIGNAL + int(signal.SIGPIPE)
+        return EXIT_SIGNAL + SIGPIPE
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         complain("cannot write the output: %s" % error.strerror)
