@@ -290,7 +290,7 @@ def signal_number(name: "Union[str, int]") -> int:
     else:
         number = getattr(signal, text if text[:3] == "SIG" else "SIG" + text, SIGKILL if text[-4:] == "KILL" else 0)
     if "_" in text or not isinstance(number, int) or not 0 < number < signal.NSIG:
-        raise SchemaError("there is no signal %r here; say for example TERM, INT, HUP, KILL or a number" % (name,))
+        raise SchemaError("there is no signal %r here; say for example TERM, INT, KILL or a number" % (name,))
     return int(number)
 
 
@@ -1977,7 +1977,9 @@ class Windows(Platform):
         code = winapi.GetExitCodeProcess(process)
         times = (ctypes.c_longlong * 6)()  # JobObjectBasicAccountingInformation: user and kernel time, 100 ns each
         self.kernel().QueryInformationJobObject(ctypes.c_void_p(self.own_job), 1, times, ctypes.sizeof(times), None)
-        spent = (times[0] + times[1]) / 1e7
+        own = (ctypes.c_longlong * 4)()
+        self.kernel().GetProcessTimes(ctypes.c_void_p(process), *[ctypes.byref(own, 8 * index) for index in range(4)])
+        spent = max(times[0] + times[1], own[2] + own[3]) / 1e7
         first = 8 // ctypes.sizeof(ctypes.c_size_t)  # PROCESS_MEMORY_COUNTERS: two numbers of 32 bits, then the peak
         memory = (ctypes.c_size_t * (8 + first))()
         self.kernel().K32GetProcessMemoryInfo(ctypes.c_void_p(process), memory, ctypes.sizeof(memory))
@@ -2211,8 +2213,11 @@ class LogTail:
         for _ in range(2):
             if self.fd < 0:
                 self.open()
-            part = os.read(self.fd, 65536) if self.fd >= 0 else b""
-            if part or self.fd < 0:
+            if self.fd < 0:
+                return b""
+            os.lseek(self.fd, 0, os.SEEK_CUR)  # C libraries of Windows stay at an end that they have seen
+            part = os.read(self.fd, 65536)
+            if part:
                 break
             try:
                 if os.stat(self.path).st_ino == os.fstat(self.fd).st_ino:
@@ -2753,19 +2758,14 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
     return lost
 
 
-def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: int, answer: int) -> None:
-    """Move output from pipes to log files until nobody is left who could write; answer when asked what was dropped.
-
-    Only for `max_log`. It is a process of its own, and the monitor holds the pipes open too: so whichever
-    of the two is killed, the command does not die of a broken pipe.
-    """
-    from select import POLLIN, poll
-    streams, by_fd, dropped = [], {}, 0
-    names = os.listdir(directory)
-    for name, fd in pipes:
+def open_streams(directory: "Any", names: "List[str]") -> "Tuple[List[Dict[str, Any]], int]":
+    """Return the streams for `put`, as far as they have come, and how many bytes of them were dropped."""
+    streams: "List[Dict[str, Any]]" = []
+    dropped, files = 0, os.listdir(directory)
+    for name in names:
         pieces = []
         offset = 0
-        for old in sorted([old for old in names if old[:len(name) + 1] == name + "."]):
+        for old in sorted([old for old in files if old[:len(name) + 1] == name + "."]):
             path, parent = platform.at(directory, old)
             size = os.stat(path, dir_fd=parent).st_size
             number = old[len(name) + 1:-4]
@@ -2776,9 +2776,20 @@ def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: i
         log = open_log(directory, name)
         pieces.append({"offset": offset, "size": os.fstat(log).st_size})
         dropped += pieces[0]["offset"]
-        stream = {"name": name, "fd": log, "pieces": pieces}
-        streams.append(stream)
-        by_fd[fd] = stream
+        streams.append({"name": name, "fd": log, "pieces": pieces})
+    return streams, dropped
+
+
+def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: int, answer: int) -> None:
+    """Move output from pipes to log files until nobody is left who could write; answer when asked what was dropped.
+
+    Only for `max_log`. It is a process of its own, and the monitor holds the pipes open too: so whichever
+    of the two is killed, the command does not die of a broken pipe.
+    """
+    from select import POLLIN, poll
+    streams, dropped = open_streams(directory, [name for name, _ in pipes])
+    by_fd = dict(zip([fd for _, fd in pipes], streams))
+    for fd in by_fd:
         os.set_blocking(fd, False)
     most = min(65536, cap // 8)
     ready = poll()
@@ -2813,11 +2824,57 @@ def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: i
             os.write(answer, b"%d" % dropped)
 
 
+def pump_pipe(directory: "Any", streams: "List[Dict[str, Any]]", number: int, fd: int, cap: int,
+              state: "Dict[str, Any]") -> None:
+    """Move output from one pipe to its log, in a thread; when asked, say when it is all there (see answer_for)."""
+    told, held, part = False, b"", b"-"
+    while part:
+        try:
+            part = os.read(fd, min(65536, cap // 8))
+        except OSError:
+            part = b""  # nobody is left who could write
+        held += part
+        found = state["marker"] in held
+        if told or found or not part or not state["asked"]:
+            with state["lock"]:
+                state["dropped"] += put(directory, streams, streams[number],
+                                        held.replace(state["marker"], b"") if found else held, cap)
+            held = b""
+            if not told and (found or not part):
+                told = True
+                state["told"][number].release()
+    state["ended"][number].release()
+
+
+def answer_for(writers: "List[int]", ask: int, answer: int, state: "Dict[str, Any]") -> None:
+    """Answer once for the threads: a marker in each pipe tells when all that came before it is in the logs."""
+    if os.read(ask, 1):
+        state["asked"] = True
+        for fd in writers:
+            os.write(fd, state["marker"])
+            os.close(fd)
+        for told in state["told"]:
+            told.acquire()
+        os.write(answer, b"%d" % state["dropped"])
+
+
 def start_pump(order: "Dict[str, Any]", directory: "Any", pipes: "List[Tuple[str, int]]",
                strays: "Sequence[int]") -> "Tuple[int, int, int]":
     """Fork the process that moves output to capped logs; return its pid, where to ask it and where it answers."""
     ask, asking = os.pipe()
     answering, answer = os.pipe()
+    if not hasattr(os, "fork"):  # Windows: threads, and who kills the monitor breaks the command's pipes
+        from _thread import allocate_lock, start_new_thread
+        state: "Dict[str, Any]" = {"lock": allocate_lock(), "dropped": 0, "asked": False, "marker": os.urandom(32),
+                                   "told": [allocate_lock() for _ in pipes], "ended": [allocate_lock() for _ in pipes]}
+        streams, _ = open_streams(directory, [name for name, _ in pipes])
+        for number, (_, fd) in enumerate(pipes):
+            state["told"][number].acquire()
+            state["ended"][number].acquire()
+            start_new_thread(pump_pipe, (directory, streams, number, fd, order["max_log"], state))
+        start_new_thread(answer_for, ([os.dup(fd) for fd in strays], ask, answer, state))
+        order["pumps"] = state["ended"]
+        return -1, asking, answering
     pid = os.fork()
     if not pid:
         try:
@@ -3010,6 +3067,8 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     platform.drop_run_lock(lock)
     # What has left its session and scrubbed its environment is found by stop as long as we are its parent.
     outlast(order)
+    for ended in order.get("pumps", ()):
+        ended.acquire()
     os._exit(0)
 
 
@@ -3046,7 +3105,7 @@ def monitor_boot() -> None:
 MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go, report, was_asked_to_stop,
                  write_end, open_log, start_command, await_command, left_behind, outlast, open_run, monitor_run,
                  monitor_main)
-PUMP_NEEDS = (put, pump_logs, start_pump, ask_pump)  # these with max_log only
+PUMP_NEEDS = (put, open_streams, pump_logs, pump_pipe, answer_for, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
                      "NULL": NULL, "SEP": SEP, "SIGKILL": SIGKILL, "KILLED": KILLED}
@@ -4166,8 +4225,8 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("started", local_time(record.started_at) if record.started_at else None),
         ("ended", ended if record.ended_at else None),
         ("may run for", None if record.timeout is None else human_seconds(record.timeout)),
-        ("used", None if record.cpu_seconds is None
-         else "%s of CPU, at most %.1f MB" % (human_seconds(record.cpu_seconds), (record.max_rss_kb or 0) / 1024.0)),
+        ("used", None if record.cpu_seconds is None else human_seconds(record.cpu_seconds) + " of CPU" + (
+            ", at most %.1f MB" % (record.max_rss_kb / 1024.0) if record.max_rss_kb else "")),
         ("process", process if record.last_pid else None),
         ("left behind", ", ".join([str(pair[0]) for pair in record.left_behind or ()
                                    if isinstance(pair, list) and pair])
