@@ -1,6 +1,7 @@
 # make test     the tests, in a virtual environment of their own (.venv)
 # make cover    the same with coverage of the library, the monitor and the command line
 # make torture  attacks on every promise, at full size, and a table of what came of them
+# make matrix   the tests on every platform that can be had here (Pythons, bare hosts, the Pi, Windows), and a table
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
 # make install  PREFIX=/usr/local: the command `nodejobs`, compiled once: twice as fast as the script
@@ -9,6 +10,8 @@
 
 PYTHON ?= python3
 PREFIX ?= /usr/local
+MATRIX_CACHE ?= $(HOME)/.cache/nodejobs-matrix
+export MATRIX_CACHE
 VENV = .venv
 RUN = $(VENV)/bin/python
 
@@ -50,10 +53,14 @@ bench: $(VENV)/ready
 torture: $(VENV)/ready
 	$(RUN) examples/torture
 
+matrix: $(VENV)/ready
+	$(RUN) examples/matrix $(MATRIX)
+
 lint: $(VENV)/ready
 	$(PYTHON) -m pip --python $(RUN) install --quiet mypy==2.4.1 pyflakes==4.1.0
 	$(RUN) -m mypy --strict nodejobs.py
-	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py examples/torture/*.py
+	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py examples/torture/*.py \
+		examples/matrix/*.py
 
 install:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/nodejobs
@@ -71,6 +78,6 @@ wheel:
 
 clean:
 	rm -rf $(VENV) $(VENV)-web $(VENV)-ansible build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ \
-		examples/__pycache__ examples/torture/__pycache__
+		examples/__pycache__ examples/torture/__pycache__ examples/matrix/__pycache__
 
-.PHONY: all test web ansible cover torture bench lint install wheel clean
+.PHONY: all test web ansible cover torture matrix bench lint install wheel clean

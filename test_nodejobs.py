@@ -28,6 +28,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import textwrap
 import threading
@@ -4224,3 +4225,879 @@ def test_the_systemd_units_are_valid_and_their_commands_do_what_is_written(newco
     done = subprocess.run(["systemd-analyze", "--user", "verify", str(home / "backup.timer")], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, env=dict(env, XDG_RUNTIME_DIR=str(home)), universal_newlines=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+# ------ everywhere ------
+#
+# What follows touches nodejobs only through its command line, run by the interpreter under test: ours, unless
+# NODEJOBS_TEST_PYTHON names another in shell words, such as "chroot /srv/pi env -C {cwd} python3" ({cwd} is its
+# working directory, as it sees it). NODEJOBS_TEST_ROOT is the directory that it sees as "/", NODEJOBS_TEST_PATIENCE
+# a factor for every deadline. pytest itself runs here. `make matrix` does all this for many platforms.
+
+PROBE = """
+import os, sys
+try:
+    import ctypes
+    adopts = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+except Exception:
+    adopts = False
+print(repr({"signals": os.name == "posix", "sh": os.name == "posix", "adoption": adopts, "windows": os.name == "nt",
+            "executable": sys.executable}))
+"""
+
+# A process of a test's job: it does what it is told through its line to the test, and ends when the test hangs up.
+PUPPET = """
+import os, socket, sys
+line = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+line.sendall(("%s %d\\n" % (sys.argv[2], os.getpid())).encode())
+for order in line.makefile("r", encoding="ascii"):
+    answer = None
+    exec(eval(order))
+    line.sendall((ascii(answer) + "\\n").encode())
+os._exit(0)
+"""
+
+ARGUMENTS = """
+import os, sys
+os.write(1, ascii(sys.argv[1:]).encode())
+"""
+
+LACKS = {"signals": "no POSIX signals", "sh": "its shell is not sh, and does not tell what it could not start",
+         "adoption": "processes cannot adopt orphans", "clean_pipes": "programs leak their stderr to their children"}
+
+
+class Target:
+    """The interpreter under test, and all that a test has to know about the place where it runs."""
+
+    def __init__(self, home):
+        self.words = shlex.split(os.environ.get("NODEJOBS_TEST_PYTHON", "")) or [PYTHON]
+        self.root = pathlib.Path(os.environ.get("NODEJOBS_TEST_ROOT", "/"))
+        self.patience = float(os.environ.get("NODEJOBS_TEST_PATIENCE", 1))
+        self.home = home
+        self.drive = ""
+        self.environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "XDG_STATE_HOME")
+                            and not key.startswith(("PYTHON", "NODEJOBS_"))}
+        self.environment.update(LC_ALL="C.UTF-8", PYTHONDONTWRITEBYTECODE="1")
+        done = self.run("-c", PROBE)
+        assert done.returncode == 0, "%s does not start: %s" % (" ".join(self.words), done.stderr)
+        self.facts = ast.literal_eval(done.stdout)
+        self.drive = "Z:" if self.facts["windows"] else ""  # where wine has the host's files
+        self.facts["clean_pipes"] = not self.facts["windows"]
+        self.python = self.facts["executable"]
+        shutil.copy(str(FILE), str(home))
+        self.file = self.seen(home / "nodejobs.py")
+        self.puppet, self.arguments = self.script("puppet.py", PUPPET), self.script("arguments.py", ARGUMENTS)
+
+    def script(self, name, text):
+        """Make a script; return the words that run it there."""
+        (self.home / name).write_text(text)
+        return [self.python, "-I", "-S", self.seen(self.home / name)]
+
+    def need(self, capability):
+        if not self.facts[capability]:
+            pytest.skip("%s: %s" % (" ".join(self.words), LACKS[capability]))
+
+    def seen(self, path):
+        """Return a path of ours as the interpreter under test sees it."""
+        path = "/" + os.path.relpath(str(path), str(self.root))
+        return self.drive + path.replace("/", "\\") if self.drive else path
+
+    def ours(self, path):
+        """Return a path that the interpreter under test told as we see it."""
+        if self.drive:
+            assert path[:2] == self.drive, path
+            path = path[2:].replace("\\", "/")
+        return self.root / path[1:]
+
+    def start(self, *words, cwd=None, env=(), **options):
+        """Start the interpreter; in `env`, None unsets a variable."""
+        cwd, environment = cwd or self.home, dict(self.environment, **dict(env))
+        command = [word.replace("{cwd}", self.seen(cwd)) for word in self.words]
+        options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("stderr", subprocess.PIPE)
+        return subprocess.Popen(command + [str(word) for word in words], cwd=str(cwd), stdout=subprocess.PIPE,
+                                env={key: value for key, value in environment.items() if value is not None}, **options)
+
+    def finish(self, process, seconds=60):
+        """Wait for an interpreter; return the completed process: `stdout` and `stderr` as text, `raw` as bytes."""
+        ends = {pipe: b"" for pipe in (process.stdout, process.stderr) if pipe is not None}
+        unread, deadline = set(ends), time.monotonic() + seconds * self.patience
+        while unread:
+            ended = process.poll() is not None
+            ready = select.select(list(unread), [], [], 0 if ended else 0.02)[0]
+            for pipe in ready:
+                part = os.read(pipe.fileno(), 1 << 16)
+                ends[pipe] += part
+                if not part:
+                    unread.discard(pipe)
+            if ended and not ready and not self.facts["clean_pipes"]:
+                break  # whoever else has inherited our pipes says nothing
+            if time.monotonic() > deadline:
+                process.kill()
+                raise AssertionError("%r does not end, or leaves its pipes to others: %r" % (process.args, ends))
+        code = process.wait(max(deadline - time.monotonic(), 1))
+        for pipe in ends:
+            pipe.close()
+        text = [ends.get(pipe, b"").decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+                for pipe in (process.stdout, process.stderr)]
+        done = subprocess.CompletedProcess(process.args, code, *text)
+        done.raw = ends[process.stdout]
+        return done
+
+    def run(self, *words, **options):
+        return self.finish(self.start(*words, **options))
+
+    def kill(self, pid):
+        """Kill a process of the target's, as hard as it can."""
+        assert self.run("-c", "import os; os.kill(%d, 9)" % pid).returncode == 0
+
+    facts = {"clean_pipes": False}  # until we know better
+
+
+class Puppet:
+    """A process of a job."""
+
+    def __init__(self, line, name, pid):
+        self.line, self.name, self.pid = line, name, pid
+
+    def order(self, code):
+        self.line.sendall(ascii(code).encode() + b"\n")
+
+    def do(self, code):
+        """Have it execute Python code; return what that left in `answer`."""
+        self.order(code)
+        reply = b""
+        while reply[-1:] != b"\n":
+            part = self.line.recv(1 << 16)
+            assert part, "%s has ended" % self.name
+            reply += part
+        return ast.literal_eval(reply.decode())
+
+    def write(self, data, fd=1):
+        self.do("data = %r\nwhile data: data = data[os.write(%d, data):]" % (data, fd))
+
+    def is_gone(self):
+        """Wait until it has ended; False if it does not."""
+        try:
+            while self.line.recv(1 << 16):
+                pass
+        except socket.timeout:
+            return False
+        except ConnectionError:
+            pass
+        return True
+
+    def exit(self, code):
+        self.order("os._exit(%d)" % code)
+        assert self.is_gone()
+
+
+class Stage:
+    """A store, its command line, and the processes of its jobs. It holds a line to each, which ends with that."""
+
+    def __init__(self, target, home):
+        self.target, self.home, self.store, self.lines = target, home, home / "store", {}
+        self.server = socket.socket()
+        self.server.bind(("127.0.0.1", 0))
+        self.server.listen(64)
+        self.server.settimeout(20 * target.patience)
+
+    def start(self, *words, **options):
+        options["env"] = dict({"NODEJOBS_DB": self.target.seen(self.store)}, **options.get("env", {}))
+        return self.target.start(self.target.file, *words, **dict({"cwd": self.home}, **options))
+
+    def __call__(self, *words, **options):
+        return self.target.finish(self.start(*words, **options))
+
+    def json(self, *words, code=0):
+        """Return what the command line prints as JSON, which must be all that it says."""
+        done = self(words[0], "--json", *words[1:])
+        assert (done.returncode, done.stderr) == (code, ""), (words, done)
+        done.raw.decode("ascii")
+        return json.loads(done.stdout)
+
+    def command(self, name):
+        """Return the words of a command that becomes our puppet."""
+        return self.target.puppet + [str(self.server.getsockname()[1]), name]
+
+    def puppet(self, name, *options):
+        """Start a job that is one; return it."""
+        done = self("run", "--id", name, "--startsecs", "0", *options, "--", *self.command(name))
+        assert done.returncode == 0, done
+        return self.meet(name)
+
+    def meet(self, name):
+        """Wait until the puppet of this name is there."""
+        while name not in self.lines:
+            line = self.server.accept()[0]
+            line.settimeout(20 * self.target.patience)
+            greeting = b""
+            while greeting[-1:] != b"\n":
+                greeting += line.recv(1)
+            known, pid = greeting.split()
+            self.lines[known.decode()] = Puppet(line, known.decode(), int(pid))
+        return self.lines[name]
+
+    def child(self, parent, name):
+        """Have a puppet start another."""
+        parent.do("import subprocess\nchild = subprocess.Popen(%r)" % self.command(name))
+        return self.meet(name)
+
+    def say(self, code):
+        """Return the words of a command that runs Python code."""
+        return [self.target.python, "-I", "-S", "-c", code]
+
+    def eventually(self, check):
+        return eventually(check, 20 * self.target.patience)
+
+    def journals(self):
+        return [path.read_bytes() for path in self.store.glob("*/*/journal.jsonl")]
+
+    def close(self):
+        """Hang up, and see that all have gone; then nothing of a job can be left but what reports its end."""
+        self.server.settimeout(0.1)
+        with contextlib.suppress(socket.timeout):
+            self.meet(None)
+        self.server.close()
+        for puppet in self.lines.values():
+            with contextlib.suppress(OSError):
+                puppet.line.shutdown(socket.SHUT_WR)
+        left = [puppet for puppet in self.lines.values() if not puppet.is_gone()]
+        for puppet in left:
+            self.target.kill(puppet.pid)
+        for puppet in self.lines.values():
+            puppet.line.close()
+        assert not left, "still there: %s" % [puppet.name for puppet in left]
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory):
+    if "NODEJOBS_TEST_ROOT" not in os.environ:
+        yield Target(tmp_path_factory.mktemp("target"))
+        return
+    home = tempfile.mkdtemp(prefix="nodejobs-", dir=os.path.join(os.environ["NODEJOBS_TEST_ROOT"], "tmp"))
+    yield Target(pathlib.Path(home))
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def nj(target):
+    home = pathlib.Path(tempfile.mkdtemp(dir=str(target.home)))
+    stage = Stage(target, home)
+    yield stage
+    stage.close()
+
+
+def read_exactly(pipe, number, seconds):
+    """Return so many bytes of a pipe, fewer at its end or where they do not come in time."""
+    found, deadline = b"", time.monotonic() + seconds
+    while len(found) < number and select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
+        part = os.read(pipe.fileno(), number - len(found))
+        if not part:
+            break
+        found += part
+    return found
+
+
+class TestEverywhere:
+
+    # What is started
+
+    def test_run_says_what_was_started_and_leaves_it_running(self, nj):
+        done = nj("run", "--id", "a", "--startsecs", "0", "--", *nj.command("a"))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.match(r"^a: running \(run 1, pid \d+\)\n$", done.stdout)
+        puppet = nj.meet("a")
+        record = nj.json("status", "a")
+        assert (record["status"], record["monitored"], record["run"], record["exit_code"]) == ("running", True, 1, None)
+        assert record["last_pid"] == puppet.pid == int(re.findall(r"pid (\d+)", done.stdout)[0])
+        puppet.exit(0)
+        assert nj("wait", "a").stdout.startswith("a: finished (run 1, ")
+
+    @pytest.mark.parametrize("code", [0, 1, 2, 77, 124, 125, 126, 127, 128, 255])
+    def test_the_exit_code_is_the_commands_own(self, nj, code):
+        done = nj("run", "--id", "a", "--wait", "--", *nj.say("import os; os._exit(%d)" % code))
+        assert done.returncode == nj("wait", "a").returncode == code
+        record = nj.json("status", "a")
+        assert (record["status"], record["exit_code"]) == ("failed" if code else "finished", code)
+        assert record.get("signal") is None and (record.get("error") is None) == (code == 0)
+
+    def test_a_program_that_is_missing_is_a_failed_start(self, nj):
+        done = nj("run", "--id", "a", "--", "no-such-program-here")
+        assert (done.returncode, nj("wait", "a").returncode) == (127, 127)
+        assert done.stdout.startswith("a: failed_start: ") and "no-such-program-here" in done.stdout
+        record = nj.json("status", "a")
+        assert (record["status"], record["errno"], record.get("exit_code")) == ("failed_start", errno.ENOENT, None)
+
+    def test_a_directory_as_the_program_is_a_failed_start(self, nj):
+        assert nj("run", "--id", "a", "--", nj.target.seen(nj.home)).returncode == 126
+        assert nj.json("status", "a")["status"] == "failed_start"
+
+    def test_a_working_directory_that_is_missing_is_a_failed_start(self, nj):
+        done = nj("run", "--id", "a", "--cwd", "nowhere", "--", *nj.say("pass"))
+        assert done.returncode in (126, 127)
+        record = nj.json("status", "a")
+        assert record["status"] == "failed_start" and "nowhere" in record["error"]
+
+    @pytest.mark.parametrize("words", [
+        ["plain", "", " ", "two words", " around ", "tab\there"],
+        ['"', 'a"b', '"quoted"', "'", "it's", '""', '" "', "`", "$HOME", "$(x)"],
+        ["\\", "a\\", "a\\\\", 'a\\"b', 'a\\\\"b c', "a b\\", "a b\\\\", "C:\\A B\\x\\", '\\" \\', "\\\\a\\b"],
+        ["%", "%PATH%", "100%", "^", "a^b", "&", "|", "<", ">", "a&b c|d", "(", ")", "!", "!x!", ";", "#", "~", "*"],
+        ["é", "日本語", "😀", "a é b", "\u202e", "\u00a0"],
+        ["two\nlines", "\x1b[31m", "-c", "--", "--id", "-", "x" * 2000]],
+        ids=["blanks", "quotes", "backslashes", "percents", "non-ascii", "odd"])
+    def test_a_command_line_arrives_exactly(self, nj, words):
+        assert nj("run", "--id", "a", "--wait", "--", *nj.target.arguments, *words).returncode == 0
+        assert ast.literal_eval(nj("logs", "a").stdout) == words
+        assert nj.json("status", "a")["command"] == nj.target.arguments + words
+
+    def test_a_shell_line_is_run_by_the_shell(self, nj):
+        assert nj("run", "--id", "a", "--wait", "-c", "echo one&& echo two").returncode == 0
+        assert nj("logs", "a").stdout.split() == ["one", "two"]
+        assert nj("run", "--id", "b", "--wait", "-c", "exit 7").returncode == 7
+        line = '"%s" -I -S -c "print(\'a  b\')" && echo "c  d"' % nj.target.python
+        assert nj("run", "--id", "c", "--wait", "-c", line).returncode == 0
+        assert nj("logs", "c").stdout.replace('"', "").split("\n")[:2] == ["a  b", "c  d"], "cmd echoes the quotes too"
+        assert nj.json("status", "c")["command"] == line
+
+    def test_a_shell_that_finds_no_program_is_a_failed_start(self, nj):
+        nj.target.need("sh")
+        assert nj("run", "--id", "a", "--startsecs", "20", "-c", "no-such-program-here").returncode == 127
+        assert nj.json("status", "a")["status"] == "failed_start"
+
+    def test_it_runs_in_the_directory_that_was_asked_for(self, nj):
+        (nj.home / "sub é").mkdir()
+        assert nj.puppet("a").do("answer = os.getcwd()") == nj.target.seen(nj.home)
+        assert nj.puppet("b", "--cwd", "sub é").do("answer = os.getcwd()") == nj.target.seen(nj.home / "sub é")
+        absolute = nj.target.seen(nj.home / "sub é")
+        assert nj.puppet("c", "--cwd", absolute).do("answer = os.getcwd()") == absolute
+        assert nj.json("status", "b")["cwd"] == absolute
+
+    def test_it_has_the_environment_that_was_asked_for_and_knows_who_it_is(self, nj):
+        puppet = nj.puppet("a", "--env", "ONE=a=b c", "--env=TWO=é日", "--env", "EMPTY=")
+        names = ["ONE", "TWO", "NODEJOBS_ID", "NODEJOBS_RUN", "NODEJOBS_DB", "PYTHONUNBUFFERED", "NODEJOBS_COOKIE"]
+        seen = puppet.do("answer = {name: os.environ.get(name) for name in %r}" % names)
+        assert len(seen.pop("NODEJOBS_COOKIE")) >= 16
+        assert seen == {"ONE": "a=b c", "TWO": "é日", "NODEJOBS_ID": "a", "NODEJOBS_RUN": "1",
+                        "NODEJOBS_DB": nj.target.seen(nj.store), "PYTHONUNBUFFERED": "1"}
+
+    def test_environment_values_are_not_written_to_the_store(self, nj):
+        puppet = nj.puppet("a", "--env", "PASSWORD=hunter2hunter2")
+        assert puppet.do("answer = os.environ['PASSWORD']") == "hunter2hunter2"
+        puppet.exit(0)
+        assert nj("wait", "a").returncode == 0
+        files = [path for path in nj.store.rglob("*") if path.is_file()]
+        assert len(files) >= 5 and not any(b"hunter2" in path.read_bytes() for path in files)
+
+    def test_its_stdin_is_empty(self, nj):
+        assert nj.puppet("a").do("answer = os.read(0, 10)") == b""
+
+    # Which job
+
+    def test_an_id_is_made_up_where_none_is_given(self, nj):
+        ids = [nj.json("run", "--startsecs", "0", "--", *nj.say("pass"))["self_id"] for _ in range(2)]
+        assert len(set(ids)) == 2 and all(re.match(r"^[a-z0-9][a-z0-9._-]*$", job_id) for job_id in ids)
+        assert [record["self_id"] for record in nj.json("list")] == ids
+
+    def test_odd_ids_are_jobs_of_their_own(self, nj):
+        ids = ["a", "A", "aB", "Ab", "con", "CON", "nul.txt", "lpt1", "dot", "dot.", "blank ", " blank", "é", "É", "日本",
+               "😀", "a/b", "a\\b", "..", ".", "a:b", "a|b", "*", "?", "q\"q", "it's", "%41", "+a", "-rf", "lock",
+               "two\nlines"]
+        for number, job_id in enumerate(ids):
+            done = nj("run", "--id=" + job_id, "--wait", "--", *nj.say("import os; os._exit(%d)" % number))
+            assert done.returncode == number, (job_id, done)
+        assert {record["self_id"]: record["exit_code"] for record in nj.json("list")} == {
+            job_id: number for number, job_id in enumerate(ids)}
+        assert nj.json("status", "--", "CON")["exit_code"] == ids.index("CON")
+        assert nj.json("status", "--", "dot.")["exit_code"] == ids.index("dot.")
+        assert sorted(os.listdir(str(nj.home))) == ["store"]
+        names = os.listdir(str(nj.store))
+        assert len({name.lower().rstrip(". ") for name in names}) == len(ids)
+
+    def test_what_cannot_be_an_id_is_a_usage_error(self, nj):
+        for job_id in ("", "x" * 256):
+            done = nj("run", "--id=" + job_id, "--", *nj.say("pass"))
+            assert (done.returncode, done.stdout) == (2, "") and "job id" in done.stderr
+        assert not nj.store.exists()
+
+    def test_a_second_run_of_a_running_id_is_refused_and_the_first_is_undisturbed(self, nj):
+        puppet = nj.puppet("a")
+        done = nj("run", "--id", "a", "--", *nj.say("pass"))
+        assert (done.returncode, done.stdout) == (125, "") and "is running" in done.stderr
+        puppet.exit(3)
+        assert nj("wait", "a").returncode == 3
+        assert nj.json("run", "--id", "a", "--startsecs", "20", "--", *nj.say("pass"))["run"] == 2
+
+    def test_of_simultaneous_runs_of_one_id_exactly_one_starts(self, nj):
+        launchers = [nj.start("run", "--id", "a", "--startsecs", "0", "--", *nj.command("a")) for _ in range(6)]
+        codes = [nj.target.finish(launcher).returncode for launcher in launchers]
+        assert sorted(codes) == [0] + [125] * 5
+        nj.meet("a").exit(4)
+        assert nj("wait", "a").returncode == 4
+        assert [record["run"] for record in nj.json("history", "a")] == [1]
+
+    def test_what_is_fresh_is_not_run_again(self, nj):
+        words = ["run", "--id", "a", "--fresh", "1h", "--startsecs", "20", "--"]
+        assert nj.json(*words, *nj.say("import os; os._exit(1)"))["run"] == 1
+        assert nj(*words, *nj.say("pass")).stdout.startswith("a: finished (run 2"), "a failure is not fresh"
+        done = nj(*words, *nj.say("import os; os._exit(9)"))
+        assert (done.returncode, done.stderr) == (0, "nodejobs: a is fresh; nothing was started\n")
+        nj.puppet("b")
+        done = nj("run", "--id", "b", "--fresh", "1h", "--", *nj.say("pass"))
+        assert done.returncode == 0 and "b is still running; nothing was started" in done.stderr
+
+    # Until when
+
+    def test_run_watches_for_an_early_end_and_no_longer(self, nj):
+        done = nj("run", "--id", "a", "--startsecs", "1h", "--", *nj.say("print('x')"))
+        assert done.returncode == 0 and done.stdout.startswith("a: finished (run 1"), "it returned when that had ended"
+        assert nj("run", "--id", "b", "--startsecs", "0.1", "--", *nj.command("b")).stdout.startswith("b: running")
+        assert nj.meet("b").do("answer = 1") == 1
+
+    def test_a_timeout_ends_the_whole_tree(self, nj):
+        puppet = nj.puppet("a", "--timeout", "%gs" % (2 * nj.target.patience))
+        child = nj.child(puppet, "child")
+        done = nj("wait", "a")
+        record = nj.json("status", "a")
+        assert (record["status"], done.returncode == 0) == ("failed", False)
+        assert record["error"].startswith("timeout: ")
+        assert puppet.is_gone() and child.is_gone()
+
+    def test_run_can_wait_and_can_follow(self, nj):
+        code = "import os; os.write(1, b'out\\n'); os.write(2, b'err\\n'); os._exit(3)"
+        done = nj("run", "--id", "a", "--wait", "--", *nj.say(code))
+        assert (done.returncode, done.stderr) == (3, "  | err\n")
+        assert done.stdout.startswith("a: failed: exit code 3 (run 1")
+        done = nj("run", "--id", "b", "--follow", "--", *nj.say(code))
+        assert (done.returncode, done.raw) == (3, b"out\n")
+        assert done.stderr.startswith("err\nnodejobs: b: failed: exit code 3")
+
+    def test_wait_gives_up_at_its_timeout_and_the_job_goes_on(self, nj):
+        puppet = nj.puppet("a")
+        done = nj("wait", "a", "--timeout", "0.2s")
+        assert done.returncode == 124 and done.stdout.startswith("a: running") and "a goes on" in done.stderr
+        assert puppet.do("answer = 1") == 1
+
+    def test_wait_returns_when_the_last_has_ended_with_the_first_code_that_is_not_0(self, nj):
+        puppets = [nj.puppet(name) for name in "abc"]
+        waiter = nj.start("wait", "a", "b", "c", "--json")
+        for puppet, code in zip(puppets, (0, 5, 6)):
+            puppet.exit(code)
+        done = nj.target.finish(waiter)
+        assert (done.returncode, [record["exit_code"] for record in json.loads(done.stdout)]) == (5, [0, 5, 6])
+
+    # What it wrote
+
+    def test_logs_are_exactly_the_bytes(self, nj):
+        puppet, data = nj.puppet("a"), bytes(range(256)) * 400 + b"\r\n\n\r\x1a\x00end"
+        puppet.write(data)
+        puppet.write(data[::-1], fd=2)
+        assert nj("logs", "a", "--stdout").raw == nj("logs", "a").raw == data
+        assert nj("logs", "a", "--stderr").raw == data[::-1]
+        record = nj.json("status", "a")
+        assert nj.target.ours(record["stdout_path"]).read_bytes() == data
+        assert nj.target.ours(record["stderr_path"]).read_bytes() == data[::-1]
+
+    def test_logs_of_lines_and_of_runs(self, nj):
+        for number in (1, 2):
+            code = ("import os; os.write(1, b''.join(b'%d.%%d\\n' %% i for i in range(1000)))\n"
+                    "os.write(2, b'e%d\\n')" % (number, number))
+            assert nj("run", "--id", "a", "--wait", "--", *nj.say(code)).returncode == 0
+        done = nj("logs", "a", "-n", "2")
+        assert (done.raw, done.stderr) == (b"2.998\n2.999\n", "e2\n")
+        assert nj("logs", "a", "-n", "0", "--stdout").raw == b""
+        assert nj("logs", "a", "--run", "1", "--stdout", "-n1").raw == b"1.999\n"
+        assert nj.json("logs", "a", "--run", "1")["stderr"] == "e1\n"
+        assert nj("logs", "a", "--run", "3").returncode == 125
+
+    def test_logs_can_be_followed_byte_by_byte(self, nj):
+        puppet, seconds = nj.puppet("a"), 20 * nj.target.patience
+        puppet.write(b"before\n")
+        follower = nj.start("logs", "-f", "a")
+        assert read_exactly(follower.stdout, 7, seconds) == b"before\n"
+        for piece in (b"one\n", "é".encode()[:1], "é".encode()[1:], b"\xff\r\n", b"x" * 100000, b"no newline"):
+            puppet.write(piece)
+            assert read_exactly(follower.stdout, len(piece), seconds) == piece
+        puppet.exit(5)
+        done = nj.target.finish(follower)
+        assert (done.returncode, done.raw, done.stderr) == (0, b"", "")
+
+    def test_merged_output_keeps_its_order(self, nj):
+        puppet = nj.puppet("a", "--merge")
+        for number in range(10):
+            puppet.write(b"%d\n" % number, fd=1 + number % 2)
+        assert nj("logs", "a").raw == b"".join(b"%d\n" % number for number in range(10))
+        assert nj.json("status", "a")["merge"] is True
+
+    def test_a_capped_log_keeps_the_newest_and_counts_what_it_dropped(self, nj):
+        puppet = nj.puppet("a", "--max-log", "10k")
+        lines = [b"line %06d of a long story\n" % number for number in range(4000)]
+        puppet.write(b"".join(lines))
+        puppet.exit(0)
+        assert nj("wait", "a").returncode == 0
+        kept, record = nj("logs", "a", "--stdout").raw, nj.json("status", "a")
+        assert b"".join(lines).endswith(kept) and 1024 <= len(kept) <= 10240
+        assert record["dropped_bytes"] + len(kept) == len(b"".join(lines))
+
+    def test_a_background_process_that_keeps_the_output_open_does_not_keep_the_job_running(self, nj):
+        puppet = nj.puppet("a")
+        child = nj.child(puppet, "child")
+        puppet.exit(0)
+        assert nj("wait", "a").returncode == 0 and nj.json("status", "a")["status"] == "finished"
+        child.write(b"late\n")
+        assert nj("logs", "a").raw == b"late\n"
+
+    # Who is gone
+
+    def test_a_job_outlives_its_launcher_and_its_exit_code_is_recorded(self, nj):
+        launcher = nj.start("run", "--id", "a", "--wait", "--", *nj.command("a"))
+        puppet = nj.meet("a")
+        launcher.kill()
+        nj.target.finish(launcher)
+        assert nj.json("status", "a")["status"] == "running"
+        puppet.exit(42)
+        assert nj("wait", "a").returncode == 42
+        assert nj.json("status", "a")["exit_code"] == 42
+
+    def test_the_launcher_leaves_no_pipe_to_its_job(self, nj):
+        nj.target.need("clean_pipes")
+        assert nj("run", "--id", "a", "--", *nj.command("a")).returncode == 0  # returns at the end of both pipes
+        assert nj.meet("a").do("answer = 1") == 1
+
+    def test_without_its_monitor_a_job_runs_on_and_can_be_stopped(self, nj):
+        puppet = nj.puppet("a")
+        nj.target.kill(nj.json("status", "a")["monitor_pid"])
+        record = nj.eventually(lambda: (lambda found: found["monitored"] is False and found)(nj.json("status", "a")))
+        assert (record["status"], record["exit_code"]) == ("running", None)
+        assert puppet.do("answer = 1") == 1
+        assert nj("run", "--id", "a", "--", *nj.say("pass")).returncode == 125
+        assert nj("remove", "a").returncode == 125
+        assert nj("wait", "a", "--timeout", "0.1").returncode == 124
+        record = nj.json("stop", "a")
+        assert (record["status"], record["exit_code"], record.get("signal")) == ("stopped", None, None)
+        assert puppet.is_gone()
+
+    def test_when_monitor_and_command_are_gone_the_job_is_lost(self, nj):
+        puppet = nj.puppet("a")
+        nj.target.kill(nj.json("status", "a")["monitor_pid"])
+        nj.eventually(lambda: nj.json("status", "a")["monitored"] is False)
+        puppet.exit(0)
+        assert nj("wait", "a").returncode == 125
+        record = nj.json("status", "a")
+        assert (record["status"], record["exit_code"], record.get("ended_at")) == ("lost", None, None)
+        assert nj.json("run", "--id", "a", "--startsecs", "20", "--", *nj.say("pass"))["run"] == 2
+
+    def test_a_torn_last_line_hides_nothing(self, nj):
+        assert nj("run", "--id", "a", "--wait", "--", *nj.say("import os; os._exit(3)")).returncode == 3
+        path = nj.target.ours(nj.json("status", "a")["logdir"]) / "journal.jsonl"
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        assert entries[0]["format"] == 1 and entries[-1]["status"] == "failed"
+        with path.open("ab") as file:
+            file.write(b'{"status":"runn')
+        assert nj.json("status", "a")["exit_code"] == 3
+
+    # Stopping
+
+    def test_stop_ends_a_tree_of_several_generations(self, nj):
+        first = nj.puppet("a")
+        second = nj.child(first, "second")
+        third = nj.child(second, "third")
+        fourth = nj.child(third, "fourth")
+        second.exit(0)
+        assert fourth.do("answer = 1") == 1
+        done = nj("stop", "a")
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("a: stopped")
+        assert first.is_gone() and third.is_gone() and fourth.is_gone()
+
+    def test_stop_also_ends_what_an_ended_job_has_left_behind(self, nj):
+        puppet = nj.puppet("a")
+        child = nj.child(puppet, "child")
+        puppet.exit(6)
+        assert nj("wait", "a").returncode == 6
+        assert nj.json("stop", "a")["exit_code"] == 6
+        assert child.is_gone()
+
+    def test_stop_of_an_ended_job_is_its_record(self, nj):
+        assert nj("run", "--id", "a", "--wait", "--", *nj.say("import os; os._exit(3)")).returncode == 3
+        before = nj.json("status", "a")
+        assert nj.json("stop", "a") == before == nj.json("status", "a")
+
+    def test_stop_asks_first_and_kills_after_the_grace(self, nj):
+        nj.target.need("signals")
+        obeys, ignores = nj.puppet("obeys"), nj.puppet("ignores")
+        obeys.do("import signal; signal.signal(15, lambda *_: os._exit(5))")
+        ignores.do("import signal; signal.signal(15, signal.SIG_IGN)")
+        record = nj.json("stop", "obeys", "--grace", "1h")
+        assert (record["status"], record["exit_code"], record["stop_signal"]) == ("stopped", 5, "SIGTERM")
+        record = nj.json("stop", "ignores", "--grace", "0.1s")
+        assert (record["status"], record["exit_code"], record["signal"]) == ("stopped", None, "SIGKILL")
+        assert ignores.is_gone()
+
+    def test_stop_asks_by_the_signal_that_was_named(self, nj):
+        nj.target.need("signals")
+        nj.puppet("a").do("import signal; signal.signal(10, lambda *_: os._exit(9))")
+        record = nj.json("stop", "a", "--signal", "USR1", "--grace", "1h")
+        assert (record["status"], record["exit_code"], record["stop_signal"]) == ("stopped", 9, "SIGUSR1")
+
+    @pytest.mark.parametrize("name, number", [("SIGKILL", 9), ("SIGTERM", 15), ("SIGSEGV", 11)])
+    def test_a_signal_is_told_from_an_exit_code(self, nj, name, number):
+        nj.target.need("signals")
+        puppet = nj.puppet("a")
+        puppet.order("os.kill(os.getpid(), %d)" % number)
+        assert nj("wait", "a").returncode == 128 + number
+        record = nj.json("status", "a")
+        assert (record["status"], record["exit_code"], record["signal"]) == ("failed", None, name)
+
+    def test_stop_of_several_does_what_it_can(self, nj):
+        puppets = [nj.puppet(name) for name in "ab"]
+        done = nj("stop", "a", "nobody", "b", "--json")
+        assert done.returncode == 125 and "nobody" in done.stderr
+        assert [record["status"] for record in json.loads(done.stdout)] == ["stopped", "stopped"]
+        assert all(puppet.is_gone() for puppet in puppets)
+
+    def test_a_job_that_a_job_started_is_not_its_child(self, nj):
+        outer = nj.puppet("outer")
+        words = [nj.target.python, nj.target.file, "run", "--id", "inner", "--startsecs", "0", "--"]
+        words += nj.command("inner")
+        outer.do("import subprocess; answer = subprocess.call(%r, stdout=subprocess.DEVNULL)" % words)
+        inner = nj.meet("inner")
+        assert nj.json("stop", "outer")["status"] == "stopped"
+        assert outer.is_gone()
+        assert inner.do("answer = os.environ['NODEJOBS_ID']") == "inner"
+        assert nj.json("status", "inner")["status"] == "running"
+        inner.exit(8)
+        assert nj("wait", "inner").returncode == 8
+
+    def test_stop_finds_a_daemon_that_hides(self, nj):
+        nj.target.need("signals")
+        nj.target.need("adoption")
+        puppet = nj.puppet("a")
+        puppet.do("import subprocess; subprocess.call(%r)" % nj.say(
+            "import os\nif os.fork(): os._exit(0)\nos.setsid()\nos.execve(%r, %r, {})" % (
+                nj.target.python, nj.command("daemon"))))
+        daemon = nj.meet("daemon")
+        assert nj.json("stop", "a")["status"] == "stopped"
+        assert daemon.is_gone()
+
+    # Looking, and clearing away
+
+    def test_status_says_everything_about_a_failure(self, nj):
+        code = "import os; os.write(2, b'first\\nno rule to make it\\n'); os._exit(2)"
+        nj("run", "--id", "a", "--wait", "--", *nj.say(code))
+        done = nj("status", "a")
+        assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("a: failed\n")
+        for row in (r"why +exit code 2, [^\n]+ ago, after", "exit code +2", "run +1", "last lines +[|] first",
+                    "+[|] no rule to make it", r"next +[^\n]+ logs a"):
+            assert re.search("^  " + row, done.stdout, re.M), (row, done.stdout)
+        record = nj.json("status", "a", "--run", "1")
+        assert {"self_id": "a", "run": 1, "status": "failed", "exit_code": 2, "error": "exit code 2",
+                "cwd": nj.target.seen(nj.home)}.items() <= record.items()
+        for key in ("started_at", "ended_at"):
+            assert re.match(r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", record[key])
+        assert 0 <= record["duration"] < 60 * nj.target.patience
+        assert record["user"] and record["host"] and record["last_pid"] > 0
+
+    def test_list_filters(self, nj):
+        assert nj.json("list") == []
+        nj("run", "--id", "db-1", "--wait", "--", *nj.say("pass"))
+        nj("run", "--id", "db-2", "--wait", "--", *nj.say("import os; os._exit(1)"))
+        nj.puppet("web")
+        def ids(*words):
+            return [record["self_id"] for record in nj.json("list", *words)]
+        assert ids() == ["db-1", "db-2", "web"]
+        assert ids("--status", "finished") == ["db-1"]
+        assert ids("--status", "running,failed") == ["db-2", "web"]
+        assert ids("--id", "db-*") == ["db-1", "db-2"]
+        assert ids("--id", "db-*", "--status", "fail*") == ["db-2"]
+        assert ids("-n", "1") == ["web"]
+        lines = nj("list").stdout.splitlines()
+        assert lines[0].split() == ["ID", "STATUS", "EXIT", "TIME", "STARTED", "COMMAND"]
+        assert [line.split()[:3] for line in lines[1:]] == [["db-1", "finished", "0"], ["db-2", "failed", "1"],
+                                                            ["web", "running", "-"]]
+
+    def test_readers_write_nothing(self, nj):
+        def picture():
+            return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_mode)
+                    for path in [nj.store, *nj.store.rglob("*")]}
+        nj("run", "--id", "a", "--wait", "--", *nj.say("print('x')"))
+        nj.puppet("b")
+        before = picture()
+        for words in (["list"], ["status", "a"], ["status", "b"], ["logs", "a"], ["history", "b"], ["wait", "a"],
+                      ["list", "--json"], ["wait", "b", "--timeout", "0.1"], ["completion", "bash", "nodejobs status "],
+                      ["status", "nobody"]):
+            assert nj(*words).returncode in (0, 124, 125), words
+        assert picture() == before and len(before) > 8
+        assert nj("--db", nj.target.seen(nj.home / "none"), "list").returncode == 0
+        assert not (nj.home / "none").exists()
+
+    def test_history_is_the_newest_ten_runs(self, nj):
+        for number in range(12):
+            nj("run", "--id", "a", "--startsecs", "20", "--", *nj.say("import os; os._exit(%d)" % number))
+        assert [(record["run"], record["exit_code"]) for record in nj.json("history", "a")] == [
+            (number + 1, number) for number in range(2, 12)]
+        lines = nj("history", "a").stdout.splitlines()
+        assert lines[0].split()[:3] == ["RUN", "STATUS", "EXIT"] and lines[-1].split()[:3] == ["12", "failed", "11"]
+
+    def test_remove_deletes_a_job_and_its_logs(self, nj):
+        nj("run", "--id", "a", "--wait", "--", *nj.say("print('x')"))
+        nj.puppet("b")
+        assert nj("remove", "a").stdout == "a: removed\n"
+        assert [record["self_id"] for record in nj.json("list")] == ["b"] and os.listdir(str(nj.store)) == ["b"]
+        done = nj("remove", "b")
+        assert done.returncode == 125 and "is running" in done.stderr
+        assert nj("remove", "a").returncode == nj("status", "a").returncode == nj("logs", "a").returncode == 125
+
+    def test_remove_of_a_job_whose_log_is_being_read_is_whole_or_refused(self, nj):
+        nj("run", "--id", "a", "--wait", "--", *nj.say("print('x' * 9)"))
+        path = nj.json("status", "a")["stdout_path"]
+        reader = nj.puppet("reader")
+        reader.do("file = open(%r, 'rb')" % path)
+        done = nj("remove", "a")
+        if nj.target.facts["signals"]:
+            assert done.returncode == 0, done
+        if done.returncode == 0:
+            assert nj("status", "a").returncode == 125
+        else:
+            assert (done.returncode, done.stdout) == (125, "") and "a" in done.stderr
+            assert nj.json("status", "a")["status"] == "finished"
+        assert reader.do("answer = file.read().strip()\nfile.close()") == b"x" * 9
+        if done.returncode:
+            assert nj("remove", "a").returncode == 0
+        done = nj("run", "--id", "a", "--startsecs", "20", "--", *nj.say("pass"))
+        assert done.stdout.startswith("a: finished (run 1"), "nothing is left of the one before"
+        assert nj("remove", "a").returncode == 0
+        assert sorted(os.listdir(str(nj.store))) == ["reader"]
+
+    def test_prune_goes_by_number_age_and_filter(self, nj):
+        for job_id in ("a", "a", "a", "b"):
+            nj("run", "--id", job_id, "--startsecs", "20", "--", *nj.say("pass"))
+        nj.puppet("c")
+        assert nj("prune", "--keep", "1").stdout == "removed 2 runs\n"
+        assert [record["run"] for record in nj.json("history", "a")] == [3]
+        assert nj.json("prune", "--older-than", "1h") == []
+        assert [record["self_id"] for record in nj.json("prune", "--older-than", "0", "--id", "b")] == ["b"]
+        assert nj("prune", "--older-than", "0").stdout == "removed 1 run\n"
+        assert [record["self_id"] for record in nj.json("list")] == ["c"]
+
+    # The command line itself
+
+    def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(self, nj):
+        nj.puppet("a")
+        for words in (["status", "b"], ["logs", "b"], ["wait", "b"], ["stop", "b"], ["history", "b"], ["remove", "b"]):
+            done = nj(*words)
+            assert (done.returncode, done.stdout) == (125, "") and re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+        assert "did you mean 'backup'" in [nj("run", "--id", "backup", "--wait", "--", *nj.say("pass")),
+                                           nj("status", "bakcup")][1].stderr
+        for words in ([], ["nonsense"], ["run"], ["run", "-c", "x", "--", "y"], ["status"], ["list", "--foo"],
+                      ["list", "-n"], ["--json", "list"], ["run", "--timeout", "soon", "x"],
+                      ["stop", "a", "--signal", "NOPE"], ["run", "--env", "X", "x"]):
+            done = nj(*words)
+            assert (done.returncode, done.stdout) == (2, ""), words
+            assert words == [] or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+
+    def test_help_and_version(self, nj):
+        assert nj("--version").stdout == "nodejobs %s\n" % nodejobs.__version__
+        done = nj("--help")
+        assert done.returncode == 0 and "exit codes" in done.stdout
+        for verb in nodejobs.VERBS:
+            assert "  %s " % verb in done.stdout
+            found = nj(verb, "-h")
+            assert found.returncode == 0 and "examples:\n" in found.stdout
+
+    def test_completion_knows_verbs_options_and_ids(self, nj):
+        nj("run", "--id", "backup", "--wait", "--", *nj.say("pass"))
+        assert nj("completion", "bash").stdout.startswith("# eval")
+        assert nj("completion", "bash", "nodejobs sta").stdout == "status\n"
+        assert nj("completion", "bash", "nodejobs run --fr").stdout == "--fresh\n"
+        assert nj("completion", "bash", "nodejobs wait ba").stdout == "backup\n"
+
+    @pytest.mark.parametrize("env", [
+        {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii:strict"}, {"PYTHONUTF8": "1"}],
+        ids=["utf-8", "C", "ascii", "cp1252", "strict", "utf-8 mode"])
+    def test_text_comes_through_whatever_the_locale_or_code_page(self, nj, env):
+        nj("run", "--id", "日本é", "--wait", "--", *nj.say("import os; os._exit(1)"), "é日")
+        done = nj("list", env=env)
+        assert (done.returncode, done.stderr) == (0, "") and "failed" in done.stdout
+        encoding = env.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+        text = done.raw.decode("ascii" if encoding == "cp1252" and done.raw.isascii() else encoding)
+        assert "日本é" in text or "\\u65e5\\u672c" in text
+        done = nj("list", "--json", env=env)
+        assert json.loads(done.raw.decode("ascii"))[0]["self_id"] == "日本é"
+        assert nj("list", "--id", "*", "-n", "1", env=env).returncode == 0
+
+    def test_an_id_is_the_same_whatever_the_locale(self, nj):
+        nj.target.need("sh")
+        nj("run", "--id", "日本é", "--wait", "--", *nj.say("print('here')"), env={"LC_ALL": "C"})
+        assert nj.json("status", "日本é")["status"] == "finished"
+        assert nj("logs", "日本é", env={"LC_ALL": "C"}).raw == b"here\n"
+
+    def test_it_can_be_read_from_standard_input(self, nj):
+        def piped(*words):
+            with subprocess.Popen(["cat", str(FILE)], stdout=subprocess.PIPE) as file:
+                return nj.target.run("-", "--db", nj.target.seen(nj.store), *words, stdin=file.stdout)
+        done = piped("run", "--id", "a", "--startsecs", "0", "--", *nj.command("a"))
+        assert (done.returncode, done.stderr) == (0, "")
+        nj.meet("a").exit(11)
+        assert piped("wait", "a").returncode == 11
+        assert json.loads(piped("list", "--json").stdout)[0]["exit_code"] == 11
+
+    def test_it_is_a_module_and_a_library_too(self, nj):
+        assert nj.target.run("-m", "nodejobs", "--version").stdout == "nodejobs %s\n" % nodejobs.__version__
+        code = ("import nodejobs, sys; jobs = nodejobs.Jobs(sys.argv[1])\n"
+                "jobs.run([sys.executable, '-c', 'print(7)'], 'a')\n"
+                "record = jobs.wait('a', 600); print(record.status, record.exit_code, jobs.job_logs('a')[0].strip())")
+        done = nj.target.run("-c", code, nj.target.seen(nj.store))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "finished 0 7\n", "")
+        assert nj.json("status", "a")["status"] == "finished"
+
+    @pytest.mark.parametrize("name", ["with blanks", "日本é", "per%cent", "(a)&b", "x" * 120 + "/" + "y" * 120],
+                             ids=["blanks", "non-ascii", "percent", "ampersand", "long"])
+    def test_a_store_can_be_in_any_directory(self, nj, name):
+        (nj.home / name).mkdir(parents=True)
+        shutil.copy(str(FILE), str(nj.home / name))
+        path = nj.target.seen(nj.home / name / "store")
+        file = nj.target.seen(nj.home / name / "nodejobs.py")
+        done = nj.target.run(file, "--db", path, "run", "--id", "a", "--startsecs", "0", "--", *nj.command("a"))
+        assert (done.returncode, done.stderr) == (0, ""), done
+        puppet = nj.meet("a")
+        puppet.write(b"hello\n")
+        assert nj("--db", path, "logs", "a").raw == b"hello\n"
+        assert nj("--db", path, "stop", "a").returncode == 0
+        assert puppet.is_gone()
+        assert nj("--db", path, "list").stdout.splitlines()[1].split()[:2] == ["a", "stopped"]
+        assert nj("--db", path, "remove", "a").returncode == 0
+
+    def test_the_store_is_where_the_system_keeps_a_users_state(self, nj):
+        home = nj.home / "user"
+        home.mkdir()
+        env = {"NODEJOBS_DB": None, "HOME": nj.target.seen(home), "LOCALAPPDATA": nj.target.seen(home)}
+        if nj.target.facts["windows"] and nj.target.run(
+                "-c", "import os; print(os.environ['LOCALAPPDATA'])", env=env).stdout.strip() != nj.target.seen(home):
+            pytest.skip("LOCALAPPDATA cannot be set from outside")
+        assert nj("run", "--id", "a", "--wait", "--", *nj.say("pass"), env=env).returncode == 0
+        path = home / "nodejobs" if nj.target.facts["windows"] else home / ".local" / "state" / "nodejobs"
+        assert os.listdir(str(path)) == ["a"]
+
+    def test_a_reader_who_has_enough_ends_it_quietly(self, nj):
+        nj.target.need("signals")
+        nj.puppet("a").write(b"x" * 1000000)
+        reader = nj.start("logs", "a")
+        assert read_exactly(reader.stdout, 10, 20 * nj.target.patience) == b"x" * 10
+        reader.stdout.close()
+        assert reader.stderr.read() == b""
+        assert reader.wait(20 * nj.target.patience) == 141
+        reader.stderr.close()
+
+    def test_interrupting_a_follower_leaves_the_job_running_and_says_so(self, nj):
+        nj.target.need("signals")
+        puppet = nj.puppet("a")
+        puppet.write(b"x")
+        follower = nj.start("logs", "-f", "a",  # by default, as a shell in the background has us ignore it
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        assert read_exactly(follower.stdout, 1, 20 * nj.target.patience) == b"x"
+        follower.send_signal(signal.SIGINT)
+        done = nj.target.finish(follower)
+        assert (done.returncode, done.stderr) == (130, "nodejobs: no longer following a, which goes on\n")
+        assert puppet.do("answer = 1") == 1
