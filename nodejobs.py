@@ -1507,7 +1507,7 @@ class Windows(Platform):
 
     def prepare_output(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure") and not stream.isatty():
+            if hasattr(stream, "reconfigure") and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
                 stream.reconfigure(encoding="utf-8")  # a pipe would have the code page's, which lacks most letters
 
     def quote(self, word: str) -> str:
@@ -1538,7 +1538,7 @@ class Windows(Platform):
         for place in places:
             for ending in endings:
                 found = os.path.join(place.strip('"'), name + ending)
-                if not program and os.path.isfile(found):
+                if not program and (os.path.isfile(found) or found == name and os.path.exists(found)):
                     program = os.path.abspath(found)
         text, refused = " ".join([self.quote(word) for word in words]), ""
         if os.path.splitext(program)[1].lower() in (".bat", ".cmd"):
@@ -1941,6 +1941,7 @@ class Windows(Platform):
                 what, number = "put the command into a job object", 13
         except OSError as error:
             number = error.errno or 22
+            hint = " (it is no program: name what executes it, as in python it.py)" if number == 8 else ""
         finally:
             os.close(stdin)
         return 0, ("%d cannot %s: %s%s" % (number, what, os.strerror(number), hint)).encode("utf-8", "surrogatepass")
@@ -2628,7 +2629,11 @@ class Store:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
         hidden = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())
         platform.move(name, parent, hidden)
-        delete_tree(hidden)
+        try:
+            delete_tree(hidden)
+        except OSError as error:
+            if getattr(error, "winerror", 0) not in (32, 145):  # open elsewhere, on Windows: the next sweep deletes it
+                raise
 
     def sweep(self) -> None:
         """Delete what a `discard` that was killed has left."""
