@@ -1507,8 +1507,20 @@ class Windows(Platform):
 
     def prepare_output(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure") and not stream.isatty() and "PYTHONIOENCODING" not in os.environ:
+            if not hasattr(stream, "reconfigure"):
+                continue
+            if stream.isatty():
+                self.allow_escapes(stream.fileno())
+            elif "PYTHONIOENCODING" not in os.environ:
                 stream.reconfigure(encoding="utf-8")  # a pipe would have the code page's, which lacks most letters
+
+    def allow_escapes(self, fd: int) -> None:
+        """Let a console understand colours: ENABLE_VIRTUAL_TERMINAL_PROCESSING, from Windows 10 on."""
+        ctypes: "Any" = __import__("ctypes")
+        msvcrt: "Any" = __import__("msvcrt")
+        handle, mode = ctypes.c_void_p(msvcrt.get_osfhandle(fd)), ctypes.c_uint()
+        if self.kernel().GetConsoleMode(handle, ctypes.byref(mode)):
+            self.kernel().SetConsoleMode(handle, mode.value | 4)
 
     def quote(self, word: str) -> str:
         # So that the C runtime's rules, which nearly all programs follow, give it back.
@@ -1527,9 +1539,10 @@ class Windows(Platform):
         words = [os.fsdecode(word) for word in argv]
         shell = os.environ.get("COMSPEC") or "cmd.exe"
         if line is not None:
+            refused = "give cmd a line with a line break in it, of which it would do the first part only"
             # /s: cmd takes away the first and the last quotation mark, and touches nothing between them
             return {"argv": [b"cmd"], "program": shell, "line": '"%s" /d /s /c "%s"' % (shell, words[0]),
-                    "refused": ""}
+                    "refused": refused if set("\r\n") & set(words[0]) else ""}
         name = os.path.join(cwd or "", words[0]) if "/" in words[0] or "\\" in words[0] else words[0]
         places = [""] if name != words[0] or os.path.isabs(name) else os.fsdecode(path).split(os.pathsep)
         endings = [""] if os.path.splitext(name)[1] else []
@@ -1734,7 +1747,7 @@ class Windows(Platform):
         ctypes: "Any" = __import__("ctypes")
         kernel, handle = self.kernel(), self.process(pid, 0x00101000)
         if not handle:
-            return True  # it has ended, or is not ours
+            return False
         name, size = ctypes.create_unicode_buffer(32768), ctypes.c_uint(32768)
         kernel.QueryFullProcessImageNameW(ctypes.c_void_p(handle), 0, name, ctypes.byref(size))
         kernel.CloseHandle(ctypes.c_void_p(handle))
@@ -1757,11 +1770,14 @@ class Windows(Platform):
         job = self.job(run[3])
         pids: "List[int]" = []
         if job:
-            pids = self.members(job)
+            pids = [pid for pid in self.members(job) if self.start_time(pid) is not None or pid in self.members(job)]
             __import__("_winapi").CloseHandle(job)
-        found = {pid: self.start_time(pid) for pid in (*pids, *known, run[0]) if pid and pid != os.getpid()}
-        alive = {pid: start for pid, start in found.items() if start is not None and (
-            pid in pids or known.get(pid) == start or run[2] >= 0 and (pid, start) == run[:2])}
+        alive: "Members" = {}
+        for pid in {*pids, *known, run[0]} - {0, os.getpid()}:
+            start = self.start_time(pid)
+            if pid in pids or start is not None and (known.get(pid) == start or
+                                                     run[2] >= 0 and (pid, start) == run[:2]):
+                alive[pid] = start or 0  # 0: it may not be opened; what has ended is no member any more
         return alive
 
     def kill(self, run: "Run", members: "Members") -> None:
@@ -1798,6 +1814,8 @@ class Windows(Platform):
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
             members = self.tree(run, known, groups)
+            if members:
+                time.sleep(POLL_SECONDS)  # some may not be opened, so not be waited for
         return sorted(members)
 
     def create_process(self, program: str, line: str, flags: int, environment: "Dict[str, str]", cwd: "Optional[str]",
@@ -4301,11 +4319,14 @@ def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]") -> None:
 
 def watch(jobs: Jobs, options: "Any") -> int:
     """Show the table of `list` in place, again and again, until q or Ctrl-C."""
+    import select
+    try:
+        import termios
+        import tty
+    except ImportError:
+        raise SchemaError("--watch needs a terminal of POSIX, which this system lacks; leave it out") from None
     if options.json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         raise SchemaError("--watch draws on a terminal, and without --json; leave it out to print the jobs once")
-    import select
-    import termios
-    import tty
     keys = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else None
     before: "Any" = termios.tcgetattr(keys) if keys is not None else None
     # Handlers that do nothing, and a pipe that tells the loop: so none can strike while the terminal is restored.
@@ -4468,6 +4489,9 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
     """Do what the words say on other machines, all at once, through ssh; return the largest exit code."""
     import select
     import subprocess
+    if not hasattr(select, "poll"):
+        raise NodejobsError("--on needs poll(2), which this system lacks; call ssh yourself, as in "
+                            "ssh HOST python3 - list < nodejobs.py")
     try:
         source = globals()["__loader__"].get_source(__name__)
     except (AttributeError, ImportError, KeyError, OSError):
