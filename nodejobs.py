@@ -30,6 +30,7 @@ Command line:
 
 On disk:
     DB/                        $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, or ~/.local/state/nodejobs
+                               (Windows: %LOCALAPPDATA%\\nodejobs)
       backup/                  one directory per job: the id, escaped where a file system needs it
         lock                   held by whoever starts or removes runs of this job
         000001/                one directory per run
@@ -63,10 +64,15 @@ The protocol. Code that keeps a rule names it.
     that still runs, so that stop can find it; a job that was asked to stop ends when all of it has.
 10. Nothing is opened through a link, and a run's directory is used only if it is the one we made.
 
+On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,
+and resumed when its pid is in the journal (4, 5); the tree of a run is a job object, which a monitor of another
+run leaves (9); asking it to end is CTRL_BREAK on the command's own console.
+
 Not promised: restarts, notifications, anything that runs when no job runs; the exit code of a command
 whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
 left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
-not adopt it (minimal Pythons, emulators).
+not adopt it (minimal Pythons, emulators); on Windows, that it finds what is left when both the monitor was
+killed and the command has ended.
 """
 
 import errno
