@@ -1403,7 +1403,7 @@ class Linux(Posix):
         pid, start, mark, cookie = run[:4]
         row = self.row(pid)
         found = self.cookie_of(pid)
-        return row is not None and row[3] == start and mark >= 0 and self.mark(pid) in (mark, 0) and (
+        return row is not None and row[3] == start and mark >= 0 and (not mark or self.mark(pid) in (mark, 0)) and (
             found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] == pid)
 
     def pidfd(self, pid: int) -> "Optional[int]":
@@ -1930,7 +1930,8 @@ class Windows(Platform):
                 # it left now, the event could find us without a handler.
                 self.handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(lambda event: 1)
                 kernel.SetConsoleCtrlHandler(self.handler, True)
-                return bool(kernel.GenerateConsoleCtrlEvent(kind, 0))
+                return bool(kernel.GenerateConsoleCtrlEvent(kind, 0) or
+                            kernel.GenerateConsoleCtrlEvent(0, 0))  # wine 8 delivers only this one
         return False
 
     def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
