@@ -4178,6 +4178,137 @@ def test_the_timeline_is_in_order_with_one_run_and_with_hundreds(newcomer, store
     assert len(ticks) <= 9 and all(later - tick > 80 for tick, later in zip(ticks, ticks[1:])), "no label on another"
 
 
+MICROPYTHON = os.environ.get("NODEJOBS_MICROPYTHON") or shutil.which("micropython")
+
+
+@pytest.fixture(params=["cpython", "micropython"])
+def reader(request, newcomer, store):
+    """Run examples/micropython_status.py on the test's store by that interpreter; return the completed process."""
+    if request.param == "micropython" and MICROPYTHON is None:
+        pytest.skip("needs micropython (apt-get install micropython, or its path in NODEJOBS_MICROPYTHON)")
+    interpreter = PYTHON if request.param == "cpython" else MICROPYTHON
+
+    def read(*words):
+        home, env = newcomer
+        return subprocess.run([interpreter, str(HERE / "examples" / "micropython_status.py"), "--db", str(store),
+                               *map(str, words)], cwd=str(home), env=env, stdin=subprocess.DEVNULL, timeout=60,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    return read
+
+
+def statuses_in(done):
+    """Return {id as it is shown: status} of a table; ids in these tests hold no two blanks in a row."""
+    assert (done.returncode, done.stderr) == (0, "")
+    title, *rows = [re.split(" {2,}", line) for line in done.stdout.splitlines()]
+    assert title[:3] == ["ID", "STATUS", "RUN"] and all(row[1] for row in rows)
+    return {row[0]: row[1] for row in rows}
+
+
+def statuses_of(jobs):
+    return {nodejobs.printable(job_id): record.status for job_id, record in jobs.list_status().items()}
+
+
+def test_the_micropython_example_tells_of_every_job_what_nodejobs_tells(reader, jobs):
+    for job_id, command in (("done", "true"), ("bad", "exit 3"), ("killed", "kill -9 $$"), (HOSTILE, "echo \x1b[2J"),
+                            ("Gr\u00fc\u00dfe \U0001f600", "echo \U0001f600"), ("\udcff", ["no-such-program"])):
+        assert jobs.run(command, job_id, startsecs=20).ended
+    for job_id in ("runs", "orphaned", "lost", "stopped"):
+        jobs.run(["sleep", "1000"], job_id, startsecs=0)
+    jobs.stop("stopped")
+    for job_id in ("orphaned", "lost"):
+        os.kill(jobs.get_status(job_id).monitor_pid, signal.SIGKILL)
+    os.kill(jobs.get_status("lost").last_pid, signal.SIGKILL)
+    eventually(lambda: jobs.get_status("lost").status == "lost" and not jobs.get_status("orphaned").monitored)
+    done = reader()
+    assert statuses_in(done) == statuses_of(jobs)
+    assert set(statuses_in(done).values()) == {"finished", "failed", "failed_start", "running", "lost", "stopped"}
+    assert re.search(r"^killed +failed +1 +\S+ \S+ +SIGKILL +kill -9 \$\$$", done.stdout, re.M)
+    assert "echo \U0001f600" in done.stdout and "\x1b" not in done.stdout and "\u202e" not in done.stdout
+    one = reader("Gr\u00fc\u00dfe \U0001f600").stdout
+    assert "\nexit_code: 0\n" in one and one.endswith("\nlast lines of stdout:\n\U0001f600\n")
+    assert "\nstatus: failed_start\n" in reader("\\udcff").stdout, "as the table shows it"
+    assert reader(nodejobs.printable(HOSTILE)).stdout.endswith("\n\\x1b[2J\n")
+
+
+def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, store, jobs):
+    now = jobs.run(["sleep", "1000"], "now", startsecs=0)
+    first = {"status": "starting", "command": ["a"], "format": 1, "boot_id": now.boot_id}
+    pid = {"last_pid": now.last_pid, "pid_start": now.pid_start, "pid_mark": now.pid_mark, "cookie": now.cookie}
+    runs, ended, late = {"status": "running"}, {"status": "finished"}, {"status": "failed_start"}
+    result = {"exit_code": 0, "outcome": "finished"}
+    journals = {
+        "first-end-wins": [first, pid, runs, result, ended, late, runs],
+        "torn": [first, pid, runs, '{"status":"stopped"}'],
+        "torn-in-a-text": [first, '{"status":"failed_start","a":"'],
+        "damaged": [first, pid, '{"status":"fini\n{"a":1,', dict(result, status="finished")],
+        "closed-by-nobody": [first, pid, '{"outcome":"finished"\n', runs],
+        "nan": [first, dict(pid, pid_start=1, a=float("nan"))],
+        "too-late": [first, pid, late, runs], "in-time": [first, late, pid, runs], "outcome-only": [first, pid, result],
+        "no-pid": [first], "alive": [first, pid, runs], "asked-to-stop": [first, pid, {"status": "stopping"}],
+        "other-start": [first, dict(pid, pid_start=now.pid_start + 1), runs],
+        "other-boot": [dict(first, boot_id="x"), pid, runs], "list": [first, "[1]\n", late],
+        "empty": [], "pid-only": [pid]}
+    for name, lines in journals.items():
+        (store / name / "000001").mkdir(parents=True)
+        (store / name / "000001" / "lock").touch()
+        text = "".join(line if isinstance(line, str) else json.dumps(line, separators=",:") + "\n" for line in lines)
+        (store / name / "000001" / "journal.jsonl").write_text(text)
+    (store / "not-yet" / "000001").mkdir(parents=True)
+    (store / "no-pid" / "000002").mkdir()
+    shutil.copytree(str(store / "no-pid"), str(store / ".removed-abc"))
+    with open(str(store).encode() + b"/\xff", "w"):
+        pass  # a stranger's file; MicroPython cannot list such names as text
+    (store / "starts" / "000001").mkdir(parents=True)
+    (store / "starts" / "000001" / "journal.jsonl").write_text(json.dumps(first) + "\n")
+    with open(str(store / "starts" / "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = statuses_in(reader())
+        assert found == statuses_of(jobs)
+        assert set(found) == set(journals) | {"now", "starts"}
+        assert (found["starts"], found["alive"], found["other-start"]) == ("starting", "running", "lost")
+    assert statuses_in(reader())["starts"] == "failed_start"
+    jobs.stop("now", grace=0)  # the others' process as well
+    assert set(statuses_in(reader()).values()) == {"finished", "failed_start", "stopped", "lost"}
+
+
+def test_the_micropython_example_shows_the_last_lines_of_a_capped_log(reader, jobs):
+    record = jobs.run("for i in $(seq 2300); do echo line $i; done; printf 'a\\377\\033[2J' >&2", "much",
+                      max_log=20000, startsecs=20)
+    pieces = [path.name for path in pathlib.Path(record.logdir).glob("stdout.*.log")]
+    assert record.dropped_bytes and len(pieces) > 3
+    expected = ["line %d" % i for i in range(801, 2301)]
+    out, _, err = reader("much", 1500).stdout.partition("\nlast lines of stdout:\n")[2].partition(
+        "\n\nlast lines of stderr:\n")
+    assert (out.splitlines(), err) == (expected, "a\\udcff\\x1b[2J\n")
+    assert reader("much").stdout.count("\nline ") == 10
+    assert "last lines" not in reader("much", 0).stdout
+
+
+def test_the_micropython_example_says_what_it_does_not_know(reader, store, jobs):
+    assert reader().returncode == 1 and "cannot read the jobs in %s: " % store in reader().stderr
+    logdir = pathlib.Path(jobs.run("true", "a", startsecs=20).logdir)
+    (logdir / "journal.jsonl").rename(logdir / "elsewhere")
+    (logdir / "journal.jsonl").mkdir()
+    assert statuses_in(reader()) == {"a": "unknown"}
+    assert (reader("b").returncode, reader("b").stderr) == (1, "there is no job b in %s\n" % store)
+    for words in (["-x"], ["a", "b"], ["a", "1", "2"]):
+        done = reader(*words)
+        assert (done.returncode, done.stderr) == (2, "usage: micropython_status.py [--db DIR] [ID [LINES]]\n")
+
+
+def test_the_micropython_example_guesses_nothing_where_no_lock_can_be_asked(newcomer, store, jobs):
+    jobs.run("true", "ended", startsecs=20)
+    for job_id in ("runs", "killed"):
+        jobs.run(["sleep", "1000"], job_id, startsecs=0)
+    os.kill(jobs.get_status("killed").monitor_pid, signal.SIGKILL)
+    os.kill(jobs.get_status("killed").last_pid, signal.SIGKILL)
+    eventually(lambda: jobs.get_status("killed").status == "lost")
+    script = ("import runpy, sys; sys.modules['fcntl'] = None; del sys.argv[0]; "
+              "runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = run_example(newcomer, PYTHON, "-c", script, HERE / "examples" / "micropython_status.py", "--db", store)
+    assert statuses_in(done) == {"ended": "finished", "runs": "running", "killed": "running or lost"}
+
+
 CRON = HERE / "examples" / "cron.md"
 
 
