@@ -1857,12 +1857,11 @@ class Windows(Platform):
         report, report_end = os.pipe()
         try:
             try:
-                # DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP, and out of the job object in which we may be: a job
-                # that a job has started is not its child.
-                process = self.create_process(words[0], line, 0x01000208, variables, None,
+                # DETACHED_PROCESS, and CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
+                process = self.create_process(words[0], line, 0x01000008, variables, None,
                                               (payload_end, report_end, job_lock), ())
             except PermissionError:  # a job object that lets nobody go
-                process = self.create_process(words[0], line, 0x00000208, variables, None,
+                process = self.create_process(words[0], line, 0x00000008, variables, None,
                                               (payload_end, report_end, job_lock), ())
         finally:
             os.close(payload_end)
@@ -1883,6 +1882,7 @@ class Windows(Platform):
 
     def begin_monitor(self) -> None:
         self.events: "List[int]" = []
+        self.kernel().SetConsoleCtrlHandler(None, False)  # whether Ctrl-C is ignored is inherited
 
     def take_run_lock(self, directory: str) -> int:
         return self.take_lock("lock", directory, RETRY_SECONDS)
