@@ -1938,6 +1938,7 @@ class Windows(Platform):
         ctypes: "Any" = __import__("ctypes")
         environment = {key.upper(): value for key, value in os.environ.items()}
         environment.setdefault("PYTHONUNBUFFERED", "1")
+        environment.setdefault("PYTHONIOENCODING", "utf-8")  # in a file it would write in the code page's
         for name, value in order["environment"].items():
             key = name.decode("utf-8", "surrogatepass").upper()  # Windows does not tell a from A in names
             environment.pop(key, None)
