@@ -1853,23 +1853,26 @@ class Windows(Platform):
         words = [os.fsdecode(word) for word in argv]
         line = " ".join([self.quote(word) for word in words])
         variables = {os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()}
+        msvcrt: "Any" = __import__("msvcrt")
         payload_end, feed = os.pipe()
         report, report_end = os.pipe()
+        null = os.open(NULL, os.O_RDWR)
+        files = payload_end, report_end, null
         try:
             try:
                 # DETACHED_PROCESS, and CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
-                process = self.create_process(words[0], line, 0x01000008, variables, None,
-                                              (payload_end, report_end, job_lock), ())
+                process = self.create_process(words[0], line, 0x01000008, variables, None, files, ())
             except PermissionError:  # a job object that lets nobody go
-                process = self.create_process(words[0], line, 0x00000008, variables, None,
-                                              (payload_end, report_end, job_lock), ())
+                process = self.create_process(words[0], line, 0x00000008, variables, None, files, ())
         finally:
-            os.close(payload_end)
-            os.close(report_end)
-        winapi.CloseHandle(process[0])
-        winapi.CloseHandle(process[1])
+            for fd in files:
+                os.close(fd)
         try:
-            for part in payload:
+            # The lock is handed over, not inherited: CreateProcess makes a process suspended, and who is killed
+            # before it has resumed it leaves it so for ever, with all that it has inherited.
+            lock = winapi.DuplicateHandle(winapi.GetCurrentProcess(), msvcrt.get_osfhandle(job_lock), process[0],
+                                          0, False, 2)  # DUPLICATE_SAME_ACCESS
+            for part in payload + [b"%20d" % lock]:
                 while part:
                     part = part[os.write(feed, part):]
         except OSError:
@@ -1879,8 +1882,14 @@ class Windows(Platform):
         finally:
             os.close(feed)
             os.close(report)
+            winapi.CloseHandle(process[0])
+            winapi.CloseHandle(process[1])
 
     def begin_monitor(self) -> None:
+        msvcrt: "Any" = __import__("msvcrt")
+        lock = msvcrt.open_osfhandle(int(os.read(0, 20)), 0x8080)  # see start_monitor
+        os.dup2(lock, 2)
+        os.close(lock)
         self.events: "List[int]" = []
         self.kernel().SetConsoleCtrlHandler(None, False)  # whether Ctrl-C is ignored is inherited
 
