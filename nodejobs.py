@@ -239,6 +239,78 @@ def no_constant(text: str) -> "NoReturn":
     raise ValueError("no JSON: %s" % text)
 
 
+def scan_past(text: str, at: int, mark: str = "") -> int:
+    """Return the next place in a JSON text that is not blank; with a mark, which must come first, the one after it."""
+    while text[at] in " \t\n\r":
+        at += 1
+    if not mark:
+        return at
+    if text[at] != mark:
+        raise ValueError("no %s at %d" % (mark, at))
+    return scan_past(text, at + 1)
+
+
+def scan_string(text: str, at: int) -> "Tuple[str, int]":
+    """Read the string at a place in a JSON text; return it and the place after it."""
+    if text[at] != '"':
+        raise ValueError("no string at %d" % at)
+    parts, end = [], at
+    while True:
+        at += 1
+        end = end if end >= at else text.index('"', at)  # not the one that was escaped
+        slash = text.find("\\", at, end)
+        parts.append(text[at:end if slash < 0 else slash])
+        if min(parts[-1], default=" ") < " ":
+            raise ValueError("a control character in a string")
+        if slash < 0:
+            break
+        char, code, at = text[slash + 1], text[slash + 2:slash + 6], slash + 1
+        if char != "u":
+            parts.append('"\\/\b\f\n\r\t'['"\\/bfnrt'.index(char)])
+        elif len(code) == 4 and not code.strip("0123456789abcdefABCDEF"):
+            parts.append(chr(int(code, 16)))
+            at += 4
+        else:
+            raise ValueError("no character: \\u%s" % code)
+    # A character beyond the first 65536 comes as two.
+    return "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"), end + 1
+
+
+def small_scanner(read_int: "Any") -> "Any":
+    """Return what _json.make_scanner does, where there is none: PyPy, Debian's python3-minimal."""
+    def scan(text: str, at: int) -> "Tuple[Any, int]":
+        char = text[at]
+        if char == '"':
+            return scan_string(text, at)
+        if char in "[{":
+            close, key = "]" if char == "[" else "}", ""
+            pairs: "List[Tuple[str, Any]]" = []
+            at = scan_past(text, at, char)
+            while text[at] != close or pairs:
+                if close == "}":
+                    key, at = scan_string(text, at)
+                    at = scan_past(text, at, ":")
+                value, at = scan(text, at)
+                pairs.append((key, value))
+                at = scan_past(text, at)
+                if text[at] == close:
+                    break
+                at = scan_past(text, at, ",")
+            return dict(pairs) if close == "}" else [value for _, value in pairs], at + 1
+        for word, constant in (("null", None), ("true", True), ("false", False)):
+            if text.startswith(word, at):
+                return constant, at + len(word)
+        end = at
+        while end < len(text) and text[end] in "+-.0123456789Ee":
+            end += 1
+        digits = text[at + (char == "-"):end]
+        _, dot, fraction = digits.partition(".")
+        if not digits[:1].isdigit() or digits[0] == "0" and digits[1:2].isdigit() or dot and not fraction[:1].isdigit():
+            raise ValueError("no JSON value at %d" % at)
+        return (read_int if digits.isdigit() else float)(text[at:end]), end
+    return scan
+
+
 def json_reader(read_int: "Any" = int) -> "Any":
     """Return a function that reads one JSON text, and raises ValueError where it is none.
 
@@ -253,19 +325,12 @@ def json_reader(read_int: "Any" = int) -> "Any":
         context: "Any" = type("Context", (), options)
         scan = make_scanner(context)
     except (ImportError, AttributeError, TypeError, OSError):  # OSError: imports fail in a deleted directory
-        from json import loads
-
-        def load(text: str) -> "Any":
-            try:
-                return loads(text, parse_int=read_int, parse_constant=no_constant)
-            except RecursionError:
-                raise ValueError("no JSON: %.60r" % text) from None
-        return load
+        scan = small_scanner(read_int)
 
     def read(text: str) -> "Any":
         try:
             value, end = scan(text, 0)
-        except (StopIteration, RecursionError, SystemError):  # SystemError: it lacks json.decoder's exception
+        except (StopIteration, IndexError, RecursionError, SystemError):  # SystemError: it lacks the json package
             end = -1
         if end != len(text):
             raise ValueError("no JSON: %.60r" % text)
