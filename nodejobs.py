@@ -4113,15 +4113,25 @@ def show(record: JobRecord, with_errors: bool) -> None:
         write(sys.stderr, "  | " + line)
 
 
+def near(word: str, known: "Iterable[str]") -> str:
+    """Return which of the known words the user may have meant, by the letters and pairs in common; "" if none."""
+    # Not difflib, which minimal Pythons lack.
+    def parts(text: str) -> "Set[str]":
+        return {*text, *[first + second for first, second in zip(" " + text, text + " ")]}
+    given, likeness = parts(word), [(0.0, "")]
+    for other in known:
+        likeness.append((len(given & parts(other)) / len(given | parts(other)), other))
+    return max(likeness)[1] if max(likeness)[0] >= 0.4 else ""
+
+
 def complain_of(jobs: Jobs, *unknown: str) -> int:
     """Say that there are no such jobs, and which the user may have meant; return the exit code."""
     for job_id in unknown:
-        import difflib
         try:
-            near = difflib.get_close_matches(job_id, [known for known, _ in jobs.store.job_dirs()][:5000], 1)
+            meant = near(job_id, [known for known, _ in jobs.store.job_dirs()][:5000])
         except OSError:  # it may not be listed
-            near = []
-        complain(str(UnknownJob(job_id, None, jobs.db_path)) + ("; did you mean %r?" % near[0] if near else ""))
+            meant = ""
+        complain(str(UnknownJob(job_id, None, jobs.db_path)) + ("; did you mean %r?" % meant if meant else ""))
     return EXIT_ERROR if unknown else 0
 
 
@@ -4379,15 +4389,16 @@ def job_table(jobs: Jobs, records: "List[Any]", room: int, usual: "Dict[Any, Any
                  ("COMMAND", 12, [command_text(record.command) for record in records]), times, room)
 
 
-def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]") -> None:
+def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]", key: str) -> None:
     """Draw one picture of `watch` over the last one, in one piece."""
     size = os.get_terminal_size(sys.stdout.fileno())
     columns, height = size.columns or 80, size.lines or 24
     records = listed(jobs, options)
     counts = ["%d %s" % (number, status) for status in ACTIVE + ENDED
               for number in [sum(record.status == status for record in records)] if number]
-    lines = [fit("%s  q quits  %d job%s%s" % (time.strftime("%H:%M:%S"), len(records), "s" * (len(records) != 1),
-                                           "".join([", " + count for count in counts])), columns).rstrip()]
+    lines = [fit("%s  %s quits  %d job%s%s" % (
+        time.strftime("%H:%M:%S"), key, len(records), "s" * (len(records) != 1),
+        "".join([", " + count for count in counts])), columns).rstrip()]
     rows = max(height - 2 - (len(records) > height - 2), 1)
     shown = records[-rows:]
     lines += job_table(jobs, shown, columns, usual) if records else []
@@ -4402,14 +4413,16 @@ def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]") -> None:
 def watch(jobs: Jobs, options: "Any") -> int:
     """Show the table of `list` in place, again and again, until q or Ctrl-C."""
     import select
-    try:
-        import termios
-        import tty
-    except ImportError:
-        raise SchemaError("--watch needs a terminal of POSIX, which this system lacks; leave it out") from None
+    if not hasattr(signal, "SIGTSTP"):
+        raise SchemaError("--watch needs a terminal of POSIX, which this system lacks; leave it out")
     if options.json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         raise SchemaError("--watch draws on a terminal, and without --json; leave it out to print the jobs once")
     keys = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else None
+    try:
+        import termios
+        import tty
+    except ImportError:  # a minimal Python
+        keys = None
     before: "Any" = termios.tcgetattr(keys) if keys is not None else None
     # Handlers that do nothing, and a pipe that tells the loop: so none can strike while the terminal is restored.
     told, teller = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -4435,7 +4448,7 @@ def watch(jobs: Jobs, options: "Any") -> int:
         enter()
         while True:
             began = time.process_time()
-            draw(jobs, options, usual)
+            draw(jobs, options, usual, "Ctrl-C" if keys is None else "q")
             # A look at very many jobs takes long, so it is taken less often: never more than a fiftieth of a core.
             pause = min(max(1.0, 60 * (time.process_time() - began)), 30.0)
             ready = select.select([told] if keys is None else [told, keys], [], [], pause)[0]
@@ -4910,10 +4923,9 @@ class Options:
             if flag == "--json" and flag not in flags:
                 raise SchemaError("--json goes after the verb, as in `list --json`")
             if flag not in flags:
-                import difflib
-                near = difflib.get_close_matches(flag, flags, 1)
+                meant = near(flag, flags)
                 raise SchemaError("there is no option %s%s" % (flag, ", it goes before the verb" if flag == ON[0] else
-                                                               ", did you mean %s?" % near[0] if near else ""))
+                                                               ", did you mean %s?" % meant if meant else ""))
             flag, takes, read, default, _ = flags[flag]
             if not takes and equals:
                 raise SchemaError("%s takes no value" % flag)
@@ -4945,9 +4957,8 @@ def dispatch(words: "List[str]") -> int:
     if verb == "help":
         return dispatch(top.words[1:2] + ["--help"])
     if verb not in VERBS:
-        import difflib
-        near = difflib.get_close_matches(verb, VERBS, 1)
-        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % near[0] if near else
+        meant = near(verb, VERBS)
+        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % meant if meant else
                           "there are %s; a command is started by `run -- %s`"
                           % (", ".join(VERBS), command_text(top.words))))
     function, _, takes, known, _ = VERBS[verb]
