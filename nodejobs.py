@@ -1398,10 +1398,15 @@ class Linux(Posix):
     def adopt_orphans(self, cookie: bytes) -> None:
         # prctl(PR_SET_CHILD_SUBREAPER, 1), see prctl(2). The C half of ctypes costs 0.08 MB and half a
         # millisecond, a tenth of the whole. Minimal Pythons lack it, emulators the call: then orphans go to init.
+        words = (36, 1, 0, 0, 0)
+        ffi: "Any"
         try:
-            import _ctypes
-            ctypes: "Any" = _ctypes
-            ctypes.call_function(ctypes.dlsym(ctypes.dlopen(None, 0), "prctl"), (36, 1, 0, 0, 0))
+            if "_rawffi" in __import__("sys").builtin_module_names:  # PyPy; its _ctypes is another, and costs 12 ms
+                import _rawffi as ffi  # type: ignore[import-not-found, no-redef]
+                ffi.get_libc().ptr("prctl", ["L"] * 5, "i")(*[ffi.Array("L")(1, [word]) for word in words])
+            else:
+                import _ctypes as ffi
+                ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), "prctl"), words)
         except Exception:
             pass
 
@@ -3228,10 +3233,12 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
     boot = marshal.dumps(monitor_boot.__code__)
     # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
     # `boot` is smaller than PIPE_BUF, so it comes in one piece.
-    stub = ("import sys,marshal,%s as os;sys.hexversion==%d or os._exit(3);exec(marshal.loads(os.read(0,%d)))"
-            % (platform.monitor_os, sys.hexversion, len(boot)))
-    argv = [python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor", name]
-    return platform.start_monitor([os.fsencode(word) for word in argv], environment, [boot, rest], job_lock, run_lock)
+    # sys.hexversion would not tell PyPy from the CPython whose language it speaks.
+    stub = ("import sys,marshal,%s as os;sys.implementation.hexversion==%d or os._exit(3);"
+            "exec(marshal.loads(os.read(0,%d)))" % (platform.monitor_os, sys.implementation.hexversion, len(boot)))
+    argv = [os.fsencode(word) for word in (python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor")]
+    argv.append(name.encode("utf-8", "surrogateescape"))
+    return platform.start_monitor(argv, environment, [boot, rest], job_lock, run_lock)
 
 
 # ------ 6. jobs ------
