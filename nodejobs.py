@@ -3253,7 +3253,9 @@ def check_seconds(name: str, value: "Any", least: float = 0.0) -> None:
 def to_bytes(what: str, text: str) -> bytes:
     """Return text as the system takes it. Raises SchemaError."""
     try:
-        encoded = os.fsencode(text)
+        # In a C locale Python 3.6 and PyPy know ASCII only; newer ones take UTF-8 there.
+        ascii_only = sys.getfilesystemencoding() == "ascii"
+        encoded = text.encode("utf-8", "surrogateescape") if ascii_only else os.fsencode(text)
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:
@@ -3900,6 +3902,11 @@ def count(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise SchemaError("%.40r is not a number from 0 to 999999999" % text)
     return int(text)
+
+
+def read_path(text: str) -> str:
+    """Read a path."""
+    return os.fsdecode(to_bytes("a path", text))
 
 
 def write(stream: "Any", text: str, end: str = "\n") -> None:
@@ -4690,7 +4697,7 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
 
 # An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
 # as default it may be given several times.
-DB = ("--db", "DIR", str, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
+DB = ("--db", "DIR", read_path, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
                                 "or ~/.local/state/nodejobs")
 ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
                                  "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
@@ -4706,7 +4713,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
         ("--id", "ID", str, None, "the job's id; by default one is made up"),
         ("-c", "LINE", str, None, "a shell command line, instead of a command"),
-        ("--cwd", "DIR", str, None, "working directory of the command"),
+        ("--cwd", "DIR", read_path, None, "working directory of the command"),
         ("--env", "NAME=VALUE", str, [], "set an environment variable; may be repeated"),
         ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
         ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
@@ -4998,7 +5005,9 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     sys.stderr = sys.stderr or open(os.devnull, "w")
     platform.prepare_output()
     try:
-        return dispatch(sys.argv[1:] if argv is None else argv)
+        return dispatch([to_bytes("an argument", word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
+                        if argv is None and sys.getfilesystemencoding() == "ascii" else
+                        sys.argv[1:] if argv is None else argv)
     except SchemaError as error:
         complain(str(error))
         return EXIT_USAGE
