@@ -1373,7 +1373,8 @@ class Linux(Posix):
     def stat(self, pid: "Union[int, str]") -> "List[bytes]":
         """Return the fields of /proc/PID/stat from the third, the state, on (see proc(5)); [] for a zombie."""
         try:
-            fd = os.open("/proc/%s/stat" % pid, os.O_RDONLY)
+            # The same as /proc/PID/stat, but for ourselves in qemu's user mode, which makes that one up.
+            fd = os.open("/proc/%s/task/%s/stat" % (pid, pid), os.O_RDONLY)
         except OSError:
             return []
         try:
