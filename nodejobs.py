@@ -1319,6 +1319,7 @@ class Posix(Platform):
         # wait4 imports the resource module after it has reaped the child. Where that is missing (minimal Pythons), or
         # cannot be opened at this moment, it fails and the status is lost: so ask first, and leave the child waitable.
         usage: "Any" = None
+        before = os.times()
         if hasattr(os, "waitid"):
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
             if found is None:
@@ -1334,9 +1335,10 @@ class Posix(Platform):
                 pid, status, usage = os.wait4(-1, options)
             except ImportError:
                 pid, status = os.waitpid(-1, options)
+        after = os.times()  # of all that we have reaped
         return (pid, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-                (usage[0] + usage[1], usage[2]) if usage else None)
+                (usage[0] + usage[1], usage[2]) if usage else (sum(after[2:4]) - sum(before[2:4]), None))
 
     def children(self, parent: int) -> "List[int]":
         return []
