@@ -731,23 +731,129 @@ def test_where_there_is_no_posix_spawn_jobs_start_all_the_same(store):
 
 
 @pytest.mark.parametrize("lacks", ["pass", "del posix.waitid", "del posix.wait4"])
-def test_where_there_is_no_resource_module_the_exit_code_is_known_and_the_usage_is_not(jobs, monkeypatch, tmp_path, lacks):
+def test_where_there_is_no_resource_module_all_but_the_memory_is_known(jobs, cli, monkeypatch, tmp_path, lacks):
     without = ("#!%s\nimport posix, sys\nsys.modules['resource'] = None\n%s\nstub = sys.argv[sys.argv.index('-c') + 1]\n"
                "sys.argv = sys.argv[sys.argv.index('-c') + 1:]\nexec(stub, sys.modules['__main__'].__dict__)\n")
     if "wait4" in lacks:  # in its place one that fails as the real one does, after it has reaped the child
         lacks = "def wait4(pid, options):\n    posix.waitpid(pid, options)\n    raise ImportError\nposix.wait4 = wait4"
     monkeypatch.setattr(Jobs, "python", make_script(tmp_path / "without", without % (PYTHON, lacks), 0o755))
-    record = jobs.run("exit 3", "a", startsecs=20)
-    assert (record.exit_code, record.cpu_seconds, record.max_rss_kb) == (3, None, None)
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nexit(3)"
+    record = jobs.run([PYTHON, "-c", busy], "a", startsecs=20)
+    assert (record.exit_code, record.max_rss_kb) == (3, None) and 0.25 < record.cpu_seconds < 2
+    used = cli("status", "a").stdout.partition("  used ")[2].splitlines()[0]
+    assert used.strip() == "%.1fs of CPU" % record.cpu_seconds
     assert jobs.run("kill -9 $$", "a", startsecs=20).signal == "SIGKILL"
     assert jobs.run("sleep 30", "a", timeout=0.1, startsecs=20).signal == "SIGTERM"
 
 
-def test_where_there_is_no_scanner_in_c_the_json_module_reads_journals(jobs, monkeypatch):
-    record = jobs.run("exit 3", "a")
+def test_where_there_is_no_scanner_in_c_ours_reads_journals(jobs, monkeypatch):
+    record = jobs.run(["sh", "-c", "exit 3", 'all of "\\/\b\n\x7f\u00e9\u4e2d\U0001f600'], "a", startsecs=20)
     monkeypatch.setitem(sys.modules, "_json", None)
     monkeypatch.setattr(nodejobs, "read_json", nodejobs.json_reader())
     assert jobs.get_status("a") == record
+
+
+def test_the_reader_for_pythons_without_json_takes_what_json_takes_and_nothing_else(monkeypatch):
+    monkeypatch.setitem(sys.modules, "_json", None)
+    read, read_long = nodejobs.json_reader(), nodejobs.json_reader(nodejobs.short_int)
+    values = [None, True, False, 0, -0.0, 10 ** 30, -7, 1.5, -2e-300, 1e16, "", "a", 'q"\\/\b\f\n\r\t\0\x1f\x7f', "\\u0041",
+              "\u00e9\u4e2d", "\U0001f600\U0010ffff", "\ud83d", "\ude00\ud83d", [], {}, [[]], {"": {}},
+              [1, [2, {"a": [None, "]"]}], "}"]]
+    texts = [json.dumps(value, **options) for value in values + [values, dict(zip("abc", values))]
+             for options in ({}, {"indent": 1}, {"ensure_ascii": False, "separators": (" ,\n", "\r:\t ")})]
+    texts += ['"\\/\\u00e9\\u00E9"', "1E5", "1e+05", '{"a":1,"a":2}', "1e999"]
+    for text in texts:
+        found = read(text)
+        assert repr(found) == repr(json.loads(text)) and repr(read_long(text)) == repr(found)
+    refused = ["", " ", "-", "01", "-01", "1.", ".5", "1.e5", "1e", "1e5.5", "1-5", "--1", "+1", "0x1", "1_0", "\u0661",
+               "NaN", "Infinity", "-Infinity", "nul", "True", "nulltrue", "[", "{", "]", "[1", "[1,", "[1,]", "[,]",
+               "[1 2]", "[1}", "[]]", '{"a"}', '{"a":}', '{"a":1', '{"a":1,}', "{,}", "{1:2}", "{a:1}", '{"a" 1}',
+               '"', '"a', '"\\"', '"\\', '"\\x41"', '"\\u12"', '"\\u+123"', '"\\u 123"', '"\\u12g4"', '"\t"', '"a\nb"',
+               "'a'", "\ufeff1", " 1", "1 "]
+    refused += [text[:cut] for text in ('{"a":[true,null,"\\u00e9"]}', "[-1.5e+7]") for cut in range(len(text))]
+    for text in refused + ["[" * 100000, '{"a":' * 100000]:
+        for reader in (read, read_long):
+            with pytest.raises(ValueError):
+                reader(text)
+    assert read("9" * 41) == int("9" * 41)
+    with pytest.raises(ValueError, match="a number of 41 digits"):
+        read_long("[" + "9" * 41 + "]")
+    began = time.process_time()
+    assert read('"%s"' % ("\\u00e9" * 300000)) == "\u00e9" * 300000
+    assert time.process_time() - began < 10, "it takes time in proportion"
+
+
+MISSING = ("_json", "json", "_ctypes", "resource", "shutil", "shlex", "uuid", "difflib", "termios", "tty", "http", "queue",
+           "dataclasses", "secrets", "mmap", "tempfile")  # of what the minimal Pythons of Debian lack
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    """Return the words that run our command line in a Python that lacks these modules."""
+    return [PYTHON, make_script(tmp_path / "minimal.py", """if True:
+        import sys
+        sys.modules.update(dict.fromkeys(%r))
+        sys.argv[0] = %r
+        exec(compile(open(sys.argv[0], encoding="utf-8").read(), sys.argv[0], "exec"))
+        """ % (MISSING, str(FILE)), 0o644)]
+
+
+def test_a_minimal_python_does_every_verb(minimal, store, tmp_path):
+    def do(*words):
+        done = subprocess.run([*minimal, "--db", str(store), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True, timeout=60, cwd=str(tmp_path))
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+    line = "echo hi; echo no >&2; exit 3"
+    assert do("run", "--id", "a", "--wait", "--timeout", "1m", "--max-log", "9k", "-c", line)[0] == 3
+    assert do("logs", "a") == do("logs", "a", "-f") == (0, "hi\n", "no\n")
+    assert json.loads(do("logs", "a", "--json")[1])["stdout"] == "hi\n"
+    assert json.loads(do("status", "a", "--json")[1])["exit_code"] == 3
+    assert do("run", "--id", "a", "--", "sleep", "30")[0] == 0
+    assert do("stop", "a")[1].startswith("a: stopped by SIGTERM") and do("status", "a")[0] == 0
+    assert do("list", "--id", "*")[1].count("\n") == 2 and do("history", "a")[1].count("\n") == 3
+    assert do("run", "--id", "b", "--follow", "--", "echo", "hello")[1] == "hello\n" and do("wait", "b")[0] == 0
+    assert do("status", "bb")[2].endswith("did you mean 'b'?\n") and "did you mean 'stop'" in do("stpo", "a")[2]
+    assert do("completion", "bash", "nodejobs sta")[1] == "status\n"
+    assert do("prune", "--keep", "1")[1] == "removed 1 run\n" and do("remove", "a", "b")[0] == 0
+    assert do("list", "--json")[1] == "[]\n"
+
+
+def test_a_minimal_python_can_watch_the_list_until_ctrl_c(minimal, store):
+    watcher = Screen([*minimal, "list", "--watch"], store)
+    try:
+        watcher.until("Ctrl-C quits  0 jobs")
+        watcher.type("\x03")
+        assert watcher.end() == 130 and watcher.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+    finally:
+        watcher.close()
+
+
+# Python 3.6 and PyPy know only ASCII in a C locale; newer ones do if they are told.
+C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+def test_in_a_c_locale_everything_is_utf_8(cli, jobs, tmp_path):
+    assert subprocess.check_output([PYTHON, "-c", "import sys; print(sys.getfilesystemencoding())"],
+                                   env=dict(os.environ, **C_LOCALE)) == b"ascii\n"
+    (tmp_path / "d\u00e9").mkdir()
+    done = cli("run", "--id", "\u00e9\u4e2d", "--env", "V=\u00fc", "--cwd", tmp_path / "d\u00e9", "--wait", "--", "sh", "-c",
+               "echo $V $0 $NODEJOBS_ID ${PWD##*/}", "\u00e0", env=C_LOCALE)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("\\xe9\\u4e2d: finished")
+    assert jobs.job_logs("\u00e9\u4e2d")[0] == "\u00fc \u00e0 \u00e9\u4e2d d\u00e9\n"
+    assert jobs.get_status("\u00e9\u4e2d").command[-1] == "\u00e0"
+    for verb in ("status", "logs", "history", "wait", "stop", "remove"):
+        assert cli(verb, "\u00e9\u4e2d", env=C_LOCALE).returncode == 0
+    elsewhere = tmp_path / "st\u00f6re"
+    assert cli("--db", elsewhere, "run", "--id", "\u00e9", "--wait", "--", "true", env=C_LOCALE).returncode == 0
+    assert Jobs(elsewhere).get_status("\u00e9").status == "finished"
+
+
+@pytest.mark.skipif(not shutil.which("pypy3"), reason="there is no pypy3 here (apt-get install pypy3)")
+def test_a_monitor_of_another_kind_of_python_is_refused(jobs, monkeypatch):
+    monkeypatch.setattr(Jobs, "python", shutil.which("pypy3"))
+    with pytest.raises(NodejobsError, match="its monitor died; see whether .*pypy3 runs, and is Python"):
+        jobs.run(["true"], "a")
 
 
 # ------ following ------
@@ -2234,7 +2340,7 @@ def test_it_uses_only_the_standard_library():
     names = {name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
              for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])}
     assert names <= {"errno", "os", "sys", "time", "_signal", "typing", "_json", "json", "fnmatch", "fcntl",
-                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "difflib", "_ctypes",
+                     "subprocess", "select", "marshal", "posix", "pwd", "resource", "unicodedata", "_ctypes", "_rawffi",
                      "termios", "tty", "urllib"}
 
 
