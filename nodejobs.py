@@ -3984,7 +3984,10 @@ def human_seconds(seconds: "Optional[float]") -> str:
 def local_time(text: "Optional[str]") -> str:
     """Write a record's time as local time."""
     seconds = epoch_time(text)
-    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    try:
+        return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):  # with 32 bits there is no time after 2038
+        return str(text)
 
 
 def command_text(command: "Any") -> str:

@@ -1781,6 +1781,15 @@ def test_a_line_that_does_not_parse_never_hides_the_job(jobs, damage):
     assert jobs.run("true", "damaged").run == 2
 
 
+@pytest.mark.parametrize("hour", ["nan", "inf", "1e300"])
+def test_a_time_that_no_clock_shows_is_shown_as_it_was_written(cli, jobs, hour):
+    path = pathlib.Path(jobs.run("true", "a", startsecs=20).logdir) / "journal.jsonl"
+    path.write_text(re.sub(r'_at":"[^"]*"', '_at":"2026-01-02T%s:00:00Z"' % hour, path.read_text()))
+    for verb in (["list"], ["status", "a"], ["history", "a"]):
+        done = cli(*verb)
+        assert (done.returncode, done.stderr) == (0, "") and "2026-01-02T%s:00:00Z" % hour in done.stdout
+
+
 def test_a_journal_that_cannot_be_read_is_shown_as_damaged(jobs):
     record = jobs.run("true", "odd")
     path = pathlib.Path(record.logdir, "journal.jsonl")
