@@ -4073,32 +4073,38 @@ def one_line(record: JobRecord) -> str:
     return "%s (run %s, pid %s)" % (text, record.run, record.last_pid)
 
 
-def tail(path: str, lines: int) -> bytes:
-    """Return the last lines of a log; b"" if it cannot be read."""
-    parts: "List[bytes]" = []
-    newlines = 0
-    try:
-        for _, file in reversed(open_log_files(path)):
-            with file:
-                position = file.seek(0, 2)
-                while position and newlines <= lines:
-                    size = min(position, 65536)
-                    position = file.seek(position - size)
-                    parts.insert(0, file.read(size))
-                    newlines += parts[0].count(b"\n")
-    except OSError:
-        return b""
-    whole = b"".join(parts).split(b"\n")  # not splitlines: it would also split at carriage returns
-    return b"\n".join(whole[-(lines + (whole[-1] == b"")):]) if lines else b""
+def tail(path: str, lines: int) -> LogTail:
+    """Return the place in a log where its last lines begin, however long they are."""
+    place, found, last = -1, 0, 1
+    for offset, file in reversed(open_log_files(path)):
+        with file:
+            position = file.seek(0, 2)
+            place = max(place, 0) or offset + position
+            while position and found < lines:
+                step = min(position, 65536)
+                position = file.seek(position - step)
+                part = file.read(step)
+                end, last = len(part) - last, 0  # the newline at the very end begins no line
+                while end >= 0 and found < lines:
+                    end = part.rfind(b"\n", 0, end)
+                    found += end >= 0
+                place = offset + position + end + 1
+    return LogTail(path, max(place, 0))
 
 
 def error_tail(record: JobRecord, room: int) -> "List[str]":
     """Return the last lines of stderr, safe to print and cut to so many columns, if the run failed."""
     if record.status not in (FAILED, FAILED_START):
         return []
-    path = record.stdout_path if record.merge else record.stderr_path
-    lines = tail(path, TAIL_LINES).decode("utf-8", "replace").splitlines()
-    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines]
+    try:
+        log = tail(record.stdout_path if record.merge else record.stderr_path, TAIL_LINES)
+        text = log.read().decode("utf-8", "replace")
+        log.close()
+    except OSError:
+        return []
+    # What a carriage return overwrites is not seen on a terminal either.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines[:len(lines) - (lines[-1] == "")]]
 
 
 def start_exit_code(record: JobRecord) -> int:
@@ -4208,10 +4214,7 @@ def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any
     """Copy output as it comes until the job has ended; return its exit code."""
     tails = []
     for name, path, raw in streams:
-        log = LogTail(path, 0 if lines is None else None)
-        if lines is not None:
-            log = LogTail(path, log.offset - len(tail(path, lines)))
-        tails.append((log, raw))
+        tails.append((LogTail(path) if lines is None else tail(path, lines), raw))
     try:
         for record, over in jobs.watch(record):
             for log, raw in tails:
@@ -4534,9 +4537,15 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
         code = follow(jobs, record, streams, options.n)
         return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
     for _, path, raw in streams:
-        for part in read_log(path) if options.n is None else [tail(path, options.n)]:
+        with Translate("read", path):
+            log = LogTail(path) if options.n is None else tail(path, options.n)
+            log.open()
+        part = log.read()
+        while part:
             raw.write(part)
+            part = log.read()
         raw.flush()
+        log.close()
     return 0
 
 
