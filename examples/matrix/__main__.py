@@ -45,7 +45,7 @@ def chosen(text):
 def test(name, setup, options):
     """Run the tests on a platform; return [(test, "passed" or "failed" or "skipped", reason)]."""
     log = os.path.join(options.cache, "logs", name + ".txt")
-    results = os.path.join(REPOSITORY if setup.full else options.cache, ".matrix-%s.xml" % name)
+    results = os.path.join(REPOSITORY if setup.full else options.cache, ".matrix-%s-%d.xml" % (name, os.getpid()))
     seen = os.path.basename(results) if setup.full else results  # from the platform itself
     words = setup.within + [setup.python, "-m", "pytest", "-q", "-rs", "--tb=short", "-p", "no:cacheprovider",
                             "--junitxml=" + seen, "test_nodejobs.py" + ("" if setup.full else "::TestEverywhere")]
