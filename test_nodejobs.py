@@ -4513,6 +4513,17 @@ LACKS = {"signals": "no POSIX signals", "sh": "its shell is not sh, and does not
          "adoption": "processes cannot adopt orphans", "clean_pipes": "programs leak their stderr to their children"}
 
 
+class Done:
+    """What came of a command line: its exit code, its stdout as bytes (`raw`) and as text, its stderr as text."""
+
+    def __init__(self, returncode, raw, stderr):
+        self.returncode, self.raw = returncode, raw
+        self.stdout, self.stderr = [data.decode("utf-8", "surrogateescape").replace("\r\n", "\n") for data in (raw, stderr)]
+
+    def __repr__(self):
+        return "<exit code %d, stdout %r, stderr %r>" % (self.returncode, self.stdout[-500:], self.stderr[-500:])
+
+
 class Target:
     """The interpreter under test, and all that a test has to know about the place where it runs."""
 
@@ -4566,7 +4577,7 @@ class Target:
                                 env={key: value for key, value in environment.items() if value is not None}, **options)
 
     def finish(self, process, seconds=60):
-        """Wait for an interpreter; return the completed process: `stdout` and `stderr` as text, `raw` as bytes."""
+        """Wait for an interpreter; return what came of it."""
         ends = {pipe: b"" for pipe in (process.stdout, process.stderr) if pipe is not None}
         unread, deadline = set(ends), time.monotonic() + seconds * self.patience
         while unread:
@@ -4585,11 +4596,7 @@ class Target:
         code = process.wait(max(deadline - time.monotonic(), 1))
         for pipe in ends:
             pipe.close()
-        text = [ends.get(pipe, b"").decode("utf-8", "surrogateescape").replace("\r\n", "\n")
-                for pipe in (process.stdout, process.stderr)]
-        done = subprocess.CompletedProcess(process.args, code, *text)
-        done.raw = ends[process.stdout]
-        return done
+        return Done(code, ends[process.stdout], ends.get(process.stderr, b""))
 
     def run(self, *words, **options):
         return self.finish(self.start(*words, **options))

@@ -12,6 +12,7 @@ have them all; ~/.cache/nodejobs-matrix takes about 4 GB. The output of pytest i
 """
 import argparse
 import collections
+import concurrent.futures
 import fnmatch
 import os
 import subprocess
@@ -24,7 +25,7 @@ from platforms import PLATFORMS, REPOSITORY, Missing
 
 CACHE = os.environ.get("MATRIX_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nodejobs-matrix")
-ROW = "%-17s %-42s %11s %8s %8s"
+ROW = "%-17s %-48s %8s %8s %8s"
 
 
 def chosen(text):
@@ -71,14 +72,29 @@ def test(name, setup, options):
     return outcomes or [("pytest itself", "failed", "it ran no test; see " + log)]
 
 
+def attempt(name, options):
+    """Have a platform, and run the tests there; return its Setup or why it is missing, what came of them, the seconds."""
+    began = time.monotonic()
+    try:
+        setup = PLATFORMS[name][1](options.cache, options.quick)
+    except Missing as error:
+        return error, [], 0
+    if not options.make:
+        began = time.monotonic()
+    return setup, [] if options.make else test(name, setup, options), time.monotonic() - began
+
+
 def report(name, setup, outcomes, seconds):
-    """Print the row of a platform, and what failed or was skipped there."""
+    """Print the row of a platform, and what failed or was skipped there; tell whether anything failed."""
+    if isinstance(setup, Missing):
+        print(ROW % (name, PLATFORMS[name][0], "missing", "-", "-") + "\n    missing: %s" % setup, flush=True)
+        return False
     count = collections.Counter(outcome for _, outcome, _ in outcomes)
-    what = setup.what + ("" if setup.full else ", command line")
+    what = setup.what + ("" if setup.full else " *")
     print(ROW % (name, what, "%d/%d" % (count["passed"], len(outcomes)), count["skipped"], "%.0f" % seconds))
     for case, outcome, reason in outcomes:
         if outcome == "failed":
-            print("    failed: %s: %s" % (case, " ".join(reason.split())[:150]))
+            print("    failed: %s: %s" % (case, " ".join(reason.split())[:300]))
     reasons = collections.Counter(reason for _, outcome, reason in outcomes if outcome == "skipped")
     for reason, number in reasons.most_common():
         print("    skipped %d: %s" % (number, " ".join(reason.split())[-150:]))
@@ -93,6 +109,7 @@ def main():
                                                            "CPythons of this machine")
     parser.add_argument("--quick", action="store_true", help="everywhere only the tests of the command line")
     parser.add_argument("--make", action="store_true", help="make what is missing, and run nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="platforms at a time; default %(default)s")
     parser.add_argument("-k", metavar="EXPRESSION", help="only these tests, as pytest takes it")
     parser.add_argument("--cache", default=CACHE, metavar="DIR", help="default %(default)s, or $MATRIX_CACHE")
     options = parser.parse_args()
@@ -105,20 +122,11 @@ def main():
     os.makedirs(os.path.join(options.cache, "logs"), exist_ok=True)
     print(ROW % ("platform", "what", "passed", "skipped", "seconds"), flush=True)
     failed = missing = 0
-    for name in names:
-        began = time.monotonic()
-        try:
-            setup = PLATFORMS[name][1](options.cache, options.quick)
-        except Missing as error:
-            print(ROW % (name, PLATFORMS[name][0], "missing", "-", "-") + "\n    missing: %s" % error, flush=True)
-            missing += 1
-            continue
-        if options.make:
-            print(ROW % (name, setup.what, "-", "-", "%.0f" % (time.monotonic() - began)), flush=True)
-            continue
-        began = time.monotonic()
-        failed += report(name, setup, test(name, setup, options), time.monotonic() - began)
-    print("%d platforms, %d failed, %d missing" % (len(names), failed, missing))
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for name, result in zip(names, pool.map(lambda name: attempt(name, options), names)):
+            failed += report(name, *result)
+            missing += isinstance(result[0], Missing)
+    print("%d platforms, %d failed, %d missing; * the tests of the command line" % (len(names), failed, missing))
     return 1 if failed else 0
 
 

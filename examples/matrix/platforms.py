@@ -61,24 +61,25 @@ def pip(*words):
     raise Missing("there is no pip")
 
 
-def need(cache, **packages):
-    """Have programs (their packages as values), by apt if we may; Missing names what cannot be had."""
-    lacks = [package for program, package in packages.items() if not find(program.replace("_", "-"))]
-    if not lacks:
-        return
-    if os.getuid() or not find("apt-get"):
-        raise Missing("needs %s, and only root on Debian can install it" % ", ".join(lacks))
-    log, env = os.path.join(cache, "logs", "apt.txt"), dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    call(["apt-get", "update"], log, env=env)
-    call(["apt-get", "install", "-y", "--no-install-recommends"] + sorted(set(lacks)), log, env=env)
-
-
 @contextlib.contextmanager
 def alone(cache, name):
     """Keep other matrices out while this makes or uses something that is not shared."""
     with open(os.path.join(cache, name + ".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def need(cache, **packages):
+    """Have programs (their packages as values), by apt if we may; Missing names what cannot be had."""
+    with alone(cache, "apt"):
+        lacks = sorted(packages[program] for program in packages if not find(program.replace("_", "-")))
+        if not lacks:
+            return
+        if os.getuid() or not find("apt-get"):
+            raise Missing("needs %s, and only root on Debian can install it" % ", ".join(lacks))
+        log, env = os.path.join(cache, "logs", "apt.txt"), dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+        call(["apt-get", "update"], log, env=env)
+        call(["apt-get", "install", "-y", "--no-install-recommends", *lacks], log, env=env)
 
 
 def made(cache, name, make):
@@ -192,8 +193,9 @@ def debian(cache, name, suite, include, arch=None, more=()):
     """Return a directory with a minimal Debian; `more` packages come by its own apt."""
     if os.getuid():
         raise Missing("only root can make another system in a directory")
-    need(cache, debootstrap="debootstrap", unshare="util-linux", **{"qemu-arm-static": "qemu-user-static"}
-         if arch == "armhf" else {})
+    need(cache, debootstrap="debootstrap", unshare="util-linux")
+    if arch == "armhf":
+        need(cache, qemu_arm_static="qemu-user-static")
     words = ["--variant=minbase", "--include=" + include] + (["--arch=" + arch] if arch else [])
 
     def make(path, log):
