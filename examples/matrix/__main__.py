@@ -15,6 +15,7 @@ import collections
 import concurrent.futures
 import fnmatch
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,11 @@ def chosen(text):
     return names
 
 
+def heed_interrupts():
+    """Undo what a shell does to what it starts in the background: some tests interrupt what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test(name, setup, options):
     """Run the tests on a platform; return [(test, "passed" or "failed" or "skipped", reason)]."""
     log = os.path.join(options.cache, "logs", name + ".txt")
@@ -56,7 +62,7 @@ def test(name, setup, options):
         file.write(("$ %s\n" % " ".join(words)).encode())
         file.flush()
         subprocess.call(words + (["-k", options.k] if options.k else []), cwd=REPOSITORY, env=env,
-                        stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+                        stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts)
     try:
         cases = list(xml.etree.ElementTree.parse(results).iter("testcase"))
     except (OSError, xml.etree.ElementTree.ParseError):

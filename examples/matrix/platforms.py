@@ -175,8 +175,9 @@ def mirror():
 # The mounts are in a mount namespace of their own and end with it, so nothing is left mounted. From Linux 6.7 on that
 # is so for the entry of binfmt_misc as well; with an older kernel it stays until the machine is booted.
 WITHIN = """
+mount --bind "$1" "$1"
 mount -t proc proc "$1/proc"
-mount --bind /dev "$1/dev"
+mount --rbind /dev "$1/dev"
 """
 EMULATOR = """
 [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
@@ -203,10 +204,15 @@ def debian(cache, name, suite, include, arch=None, more=()):
         call(["unshare", "--mount", "debootstrap"] + ["--foreign"] * foreign + words + [suite, path, mirror()], log)
         if foreign:
             call(within(EMULATOR, path) + ["chroot", path, "/debootstrap/debootstrap", "--second-stage"], log)
-        if more:
+    path = made(cache, name, make)
+    with alone(cache, name), open(path + ".more", "a+") as file:
+        file.seek(0)
+        if file.read() != " ".join(more):
             call(within(WITHIN, path) + ["chroot", path, "apt-get", "install", "-y", "--no-install-recommends", *more],
-                 log)
-    return made(cache, name, make)
+                 os.path.join(cache, "logs", name + ".made.txt"))
+            file.truncate(0)
+            file.write(" ".join(more))
+    return path
 
 
 def python_of(root, python, emulated=False):
@@ -225,8 +231,12 @@ def minimal(name, suite, cache, quick, arch=None, patience=1):
                      within=within(EMULATOR * emulated + WITHIN, root), root=root, patience=patience)
 
 
+TOOLS = ["make", "gcc", "libc6-dev", "strace", "zsh", "fish", "tmux", "procps", "openssh-server",
+         "openssh-client", "python3-pip", "python3-venv", "python3.15-venv"]
+
+
 def sid(minor, cache, quick):
-    root = debian(cache, "sid", "sid", "python3", more=["python3.15"])
+    root = debian(cache, "sid", "sid", "python3", more=["python3.15"] + TOOLS)
     python = "/usr/bin/python" + minor
     if not os.path.exists(root + python):
         raise Missing("sid has no CPython %s any more, or not yet" % minor)
