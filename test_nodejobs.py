@@ -4491,7 +4491,8 @@ try:
     adopts = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
 except Exception:
     adopts = False
-print(repr({"signals": os.name == "posix", "sh": os.name == "posix", "adoption": adopts, "windows": os.name == "nt",
+posix = os.name == "posix"
+print(repr({"signals": posix, "sh": posix, "locale": posix, "adoption": adopts, "windows": os.name == "nt",
             "executable": sys.executable}))
 """
 
@@ -4512,8 +4513,9 @@ import os, sys
 os.write(1, ascii(sys.argv[1:]).encode())
 """
 
-LACKS = {"signals": "no POSIX signals", "sh": "its shell is not sh, and does not tell what it could not start",
-         "adoption": "processes cannot adopt orphans", "clean_pipes": "programs leak their stderr to their children"}
+LACKS = {"signals": "no POSIX signals there", "sh": "the shell there is not sh, and tells not what it could not start",
+         "locale": "no locale in the environment there", "adoption": "no process can adopt orphans there",
+         "clean_pipes": "wine has children inherit stderr"}
 
 
 class Done:
@@ -4556,7 +4558,7 @@ class Target:
 
     def need(self, capability):
         if not self.facts[capability]:
-            pytest.skip("%s: %s" % (" ".join(self.words), LACKS[capability]))
+            pytest.skip(LACKS[capability])
 
     def seen(self, path):
         """Return a path of ours as the interpreter under test sees it."""
@@ -5286,7 +5288,7 @@ class TestEverywhere:
         assert nj("list", "--id", "*", "-n", "1", env=env).returncode == 0
 
     def test_an_id_is_the_same_whatever_the_locale(self, nj):
-        nj.target.need("sh")
+        nj.target.need("locale")
         nj("run", "--id", "日本é", "--wait", "--", *nj.say("print('here')"), env={"LC_ALL": "C"})
         assert nj.json("status", "日本é")["status"] == "finished"
         assert nj("logs", "日本é", env={"LC_ALL": "C"}).raw == b"here\n"
@@ -5359,3 +5361,31 @@ class TestEverywhere:
         done = nj.target.finish(follower)
         assert (done.returncode, done.stderr) == (130, "nodejobs: no longer following a, which goes on\n")
         assert puppet.do("answer = 1") == 1
+
+
+# ------ the matrix ------
+
+def matrix(tmp_path, *words, **env):
+    done = subprocess.run([PYTHON, str(HERE / "examples" / "matrix"), "--cache", str(tmp_path / "cache"), *words],
+                          env=dict(os.environ, **env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_the_matrix_counts_what_passed_and_fails_where_something_did(tmp_path):
+    done = matrix(tmp_path, "--quick", "--only", "oldest", "-k", "help_and_version or program_that_is_missing")
+    if "no platform 'oldest'" in done.stderr:
+        pytest.skip("no CPython that the matrix knows is on this machine")
+    assert done.returncode == 0 and re.search(r"^cpython-3[.]\d+ +CPython 3\S+ [*] +2/2 +0 ", done.stdout, re.M), done
+    assert os.listdir(str(tmp_path / "cache")) == ["logs"]
+    done = matrix(tmp_path, "--quick", "--only", "oldest", "-k", "none of them")
+    assert done.returncode == 1 and "0/1" in done.stdout and "failed: pytest itself" in done.stdout
+
+
+def test_the_matrix_shows_what_cannot_be_had(tmp_path):
+    assert matrix(tmp_path, "--list").stdout.count("\n") >= 15
+    assert matrix(tmp_path, "--only", "atari").returncode == 1
+    done = matrix(tmp_path, "--only", "cpython-3.6,cpython-3.13", PYENV_ROOT=str(tmp_path), PATH=str(tmp_path))
+    assert done.returncode == 0 and done.stdout.count("missing: there is no CPython 3.") == 2
+    assert "2 platforms, 0 failed, 2 missing" in done.stdout
