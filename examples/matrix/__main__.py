@@ -26,6 +26,7 @@ from platforms import PLATFORMS, REPOSITORY, Missing
 
 CACHE = os.environ.get("MATRIX_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nodejobs-matrix")
+MOST_SHOWN = 20  # failures of one platform
 ROW = "%-17s %-48s %8s %8s %8s"
 
 
@@ -98,14 +99,16 @@ def report(name, setup, outcomes, seconds):
     count = collections.Counter(outcome for _, outcome, _ in outcomes)
     what = setup.what + ("" if setup.full else " *")
     print(ROW % (name, what, "%d/%d" % (count["passed"], len(outcomes)), count["skipped"], "%.0f" % seconds))
-    for case, outcome, reason in outcomes:
-        if outcome == "failed":
-            print("    failed: %s: %s" % (case, " ".join(reason.split())[:300]))
+    failed = [(case, reason) for case, outcome, reason in outcomes if outcome == "failed"]
+    for case, reason in failed[:MOST_SHOWN]:
+        print("    failed: %s: %s" % (case, " ".join(reason.split())[:300]))
+    if len(failed) > MOST_SHOWN:
+        print("    failed: %d more; see its log" % (len(failed) - MOST_SHOWN))
     reasons = collections.Counter(reason for _, outcome, reason in outcomes if outcome == "skipped")
     for reason, number in reasons.most_common():
         print("    skipped %d: %s" % (number, " ".join(reason.split())[-150:]))
     sys.stdout.flush()
-    return bool(count["failed"])
+    return bool(failed)
 
 
 def main():
