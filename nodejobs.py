@@ -125,7 +125,8 @@ END_ROOM = 1024       # bytes of the journal's last block that are kept for the 
 LEAST_LOG = 1024      # the smallest max_log, in bytes
 JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
-NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.ENXIO)  # something else lies in a file's place: a directory, link, socket
+# Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
+NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
 FORMAT = 1            # of the journal; a reader that knows less says so
 FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
@@ -1196,7 +1197,8 @@ class Posix(Platform):
         try:
             fds = [int(name) for name in os.listdir("/proc/self/fd")]
         except OSError:
-            fds = list(range(3, 4096))
+            fds = []
+            os.closerange(3, max(256, min(os.sysconf("SC_OPEN_MAX"), 65536)))
         for fd in fds:
             if fd > 2:
                 try:
@@ -1223,6 +1225,11 @@ class Posix(Platform):
                 os.close(fd)
             except OSError:
                 pass  # the file system cannot, or may not; there is nothing safer to do
+        if os.uname().sysname == "Darwin":  # there fsync(2) leaves it in the disk's own cache
+            try:
+                __import__("fcntl").fcntl(directory, 51)  # F_FULLFSYNC
+            except (ImportError, OSError):
+                pass
 
     def adopt_orphans(self, cookie: bytes) -> None:
         pass
@@ -1301,9 +1308,11 @@ class Posix(Platform):
         os.waitpid(held[0], 0)
 
     def set_timer(self, seconds: float) -> None:
-        # Blocked signals and sigwait: no handler, so no race between a handler and the wait.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        # Blocked signals and sigwait: no handler is run, so no race between a handler and the wait. It is there since
+        # BSD throws away what is ignored, as SIGCHLD is by default, at once and not only when it is unblocked.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
+        for number in (signal.SIGCHLD, signal.SIGALRM):
+            signal.signal(number, lambda number, frame: None)
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds and 1.0)
 
     def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
@@ -1336,9 +1345,10 @@ class Posix(Platform):
             except ImportError:
                 pid, status = os.waitpid(-1, options)
         after = os.times()  # of all that we have reaped
+        unit = 1024 if os.uname().sysname == "Darwin" else 1  # getrusage(2) gives bytes there
         return (pid, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-                (usage[0] + usage[1], usage[2]) if usage else (sum(after[2:4]) - sum(before[2:4]), None))
+                (usage[0] + usage[1], usage[2] // unit) if usage else (sum(after[2:4]) - sum(before[2:4]), None))
 
     def children(self, parent: int) -> "List[int]":
         return []
@@ -1545,6 +1555,195 @@ class Linux(Posix):
                 pause = min(1.1 * pause, 0.1)
         finally:
             os.close(fd)
+
+
+class Ps(Posix):
+    """macOS and the BSDs, which have no /proc: a scan is one run of `ps`, a start time a second of the wall clock.
+
+    See ps(1) of macOS, FreeBSD, NetBSD, OpenBSD, procps and busybox. Sessions come from getsid(2): where ps has a
+    column for them, it may show pointers. An environment can be hidden (another user's; that of Apple's own
+    programs): then session, group and descent decide. busybox may know neither environments nor start times: then
+    all that is certain is what the monitor's own child is and has started.
+    """
+
+    monitor_needs = Posix.monitor_needs + ("start_time", "mark", "cookie_of", "row", "scan", "parse", "output", "spawn")
+    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "tree", "group_lives", "kill_group",
+                     "look", "hunt", "end_tree")
+    known_boot_id = ""
+
+    def output(self, words: bytes) -> "Tuple[int, bytes]":
+        """Run a program of the system's; return its pid and what it prints, b"" if it fails or is not there."""
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        fds, pid, text, status = [null], 0, b"", 0
+        try:
+            fds += os.pipe()
+            for directory in (b"/bin/", b"/usr/bin/", b"/sbin/", b"/usr/sbin/"):  # PATH may be anybody's
+                try:
+                    pid = self.spawn((directory + words).split(), {b"LC_ALL": b"C", b"TZ": b"UTC0"},
+                                     [null, fds[2], null])
+                    break
+                except (FileNotFoundError, NotADirectoryError):
+                    status = 127
+            os.close(fds.pop())
+            part = os.read(fds[1], 65536)
+            while part:
+                text += part
+                part = os.read(fds[1], 65536)
+        finally:
+            for fd in fds:
+                os.close(fd)
+            try:
+                status = os.waitpid(pid, 0)[1] if pid else status
+            except ChildProcessError:
+                status = 0  # a host that ignores SIGCHLD
+        return pid, b"" if status else text
+
+    def boot_id(self) -> str:
+        if not self.known_boot_id:
+            # macOS; FreeBSD 13, as bytes; elsewhere the time of the boot, which moves when somebody sets the clock:
+            # then what runs seems to be of another boot, and is left alone. The birth of /dev is as good as that.
+            found = b""
+            for words in (b"sysctl -n kern.bootsessionuuid", b"sysctl -bn kern.boot_id", b"sysctl -n kern.boottime"):
+                found = found or self.output(words)[1].strip()
+            found = found or b"%d" % os.stat("/dev/null").st_ctime_ns
+            self.known_boot_id = os.uname().nodename + " " + found.decode("ascii", "backslashreplace")
+        return self.known_boot_id
+
+    def parse(self, text: bytes, unknown: int) -> "Dict[int, Tuple[int, int, int, bytes, Optional[bytes]]]":
+        """Return {pid: (parent, group, start, state, cookie)} of what ps prints; `unknown` is a start it tells not."""
+        table = {}
+        for line in text.split(b"\n"):
+            words = line.split(None, 9)  # 501 1 501 Ss Tue Nov 24 21:28:03 2026 sleep 60 HOME=/root ...
+            if len(words) < 4 or not (words[0] + words[1] + words[2]).isdigit() or words[3][:1] in b"ZXx":
+                continue
+            start: "int" = unknown
+            cookie: "Optional[bytes]" = None
+            if len(words) > 8 and words[8].isdigit():
+                month = b"JanFebMarAprMayJunJulAugSepOctNovDec".find(words[5]) // 3 + 1
+                start = int(words[8] + b"%02d%02d" % (month, int(words[6])) + words[7].replace(b":", b""))
+            if len(words) > 9:
+                # Arguments and environment, in either order. Who looks for a cookie with grep does not carry it.
+                command = b" " + words[9] + b" "
+                found = {part.partition(b" ")[0] for part in command.split(b" " + COOKIE_VARIABLE + b"=")[1:]}
+                if len(found) == 1 and (MONITOR_COOKIE in found or b" NODEJOBS_RUN=" in command):
+                    cookie = found.pop()
+                elif b" -I -S -c import " in command and b" nodejobs-monitor " in command:
+                    cookie = MONITOR_COOKIE
+            table[int(words[0])] = int(words[1]), int(words[2]), start, words[3][:1], cookie
+        return table
+
+    def scan(self) -> "Dict[int, Tuple[int, int, int, bytes, Optional[bytes]]]":
+        """Return what ps tells of all processes now; it is kept for `row`."""
+        # An -o for each: POSIX takes all that follows a = for the title. -E and e show environments.
+        columns = b" -o pid= -o ppid= -o pgid= -o stat="
+        full = (b"ps -AEww" if os.uname().sysname == "Darwin" else b"ps axeww") + columns + b" -o lstart= -o command="
+        # Greater than any start time, and for nobody the same: so what another process of ours has noted is never
+        # confirmed where ps tells no start times.
+        unknown = getattr(self, "unknown", 0) or 10**15 + int(time.monotonic() * 1e6)
+        for words in getattr(self, "working", (full, b"ps" + columns)):
+            pid, text = self.output(words)
+            table = self.parse(text, unknown)
+            if os.getpid() in table:
+                table.pop(pid, None)
+                self.working, self.unknown, self.scanned = (words,), unknown, (time.monotonic(), table)
+                return table
+        raise OSError(0, "ps does not tell which processes there are")
+
+    def row(self, pid: int) -> "Optional[Tuple[int, int, int, bytes, Optional[bytes]]]":
+        """Return what ps tells of a process, or told a tenth of a second ago; None for a zombie."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        when, table = getattr(self, "scanned", (0.0, {}))
+        if pid not in table or time.monotonic() - when > 0.1:
+            table = self.scan()
+        return table.get(pid)
+
+    def start_time(self, pid: int) -> "Optional[int]":
+        row = self.row(pid)
+        return row[2] if row else None
+
+    def processes(self) -> "Dict[int, Tuple[int, int, int, int]]":
+        table = {}
+        for pid, row in self.scan().items():
+            try:
+                session = os.getsid(pid)
+            except OSError:
+                session = 0  # gone; on OpenBSD, another session than ours
+            table[pid] = row[0], row[1], session, row[2]
+        return table
+
+    def cookie_of(self, pid: int) -> "Optional[bytes]":
+        row = self.row(pid)
+        return row[4] if row else None
+
+    def mark(self, pid: int) -> int:
+        return 0
+
+    def adopt_orphans(self, cookie: bytes) -> None:
+        # FreeBSD has procctl(P_PID, pid, PROC_REAP_ACQUIRE, NULL); macOS and the other BSDs have nothing like it.
+        try:
+            import _ctypes
+            ctypes: "Any" = _ctypes
+            name, arguments = (("procctl", (0, os.getpid(), 2, None)) if os.uname().sysname == "FreeBSD"
+                               else ("prctl", (36, 1, 0, 0, 0)))
+            ctypes.call_function(ctypes.dlsym(ctypes.dlopen(None, 0), name), arguments)
+        except Exception:
+            pass
+
+    def children(self, parent: int) -> "List[int]":
+        # Only of use, and worth a scan, where orphans are adopted; and where our own helpers can be told from them.
+        table = self.scan() if os.uname().sysname in ("FreeBSD", "Linux") else {}
+        return [pid for pid, row in table.items() if row[0] == parent and row[2] < 10**15]
+
+    def is_suspended(self, pid: int) -> "Optional[bool]":
+        row = self.row(pid)
+        return row[3] == b"T" if row else None
+
+    def is_command(self, run: "Run") -> bool:
+        # A clock that is set moves start times on some systems: the cookie alone will do. Without one, the command
+        # still leads the group that was made for it (the leader of a session can join no other).
+        pid, start, mark, cookie, monitor, _ = run
+        row = self.row(pid) if mark >= 0 else None
+        return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] == pid and (
+            row[2] == start or row[2] >= 10**15 and row[0] == monitor))
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        import select
+        modern: "Any" = select
+        queue: "Any" = modern.kqueue() if hasattr(select, "kqueue") else None
+        pause = POLL_SECONDS
+        try:
+            if queue:
+                queue.control([modern.kevent(pid, modern.KQ_FILTER_PROC, modern.KQ_EV_ADD, modern.KQ_NOTE_EXIT)], 0)
+            while self.start_time(pid) == start:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                if not queue:
+                    time.sleep(min(pause, left))
+                    pause = min(1.1 * pause, 0.5)
+                elif queue.control([], 1, min(left, 3600.0)):
+                    break
+            return True
+        except ProcessLookupError:
+            return True  # it was gone, or a zombie, before we could ask to be told
+        finally:
+            if queue:
+                queue.close()
+
+    def await_command(self, run: "Run", deadline: float) -> None:
+        start = self.start_time(run[0])
+        if start is not None and self.is_command(run):
+            self.await_end(run[0], start, deadline)
+
+    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
+        if run is not None and hasattr(__import__("select"), "kqueue"):
+            self.await_command(run, deadline)
+        super().await_monitor(path, run, deadline)
 
 
 class Windows(Platform):
@@ -2113,7 +2312,7 @@ class Windows(Platform):
 
 # The one place that asks where we are.
 platform: "Platform" = (Windows() if os.name == "nt" else
-                        Linux() if sys.platform.startswith("linux") else Posix())
+                        Linux() if sys.platform.startswith("linux") and os.access("/proc/self/stat", os.R_OK) else Ps())
 
 
 # ------ 4. store ------
@@ -2858,7 +3057,7 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
                 piece["size"] += written
                 part = part[written:]
         except OSError as error:
-            full = error.errno in (28, 122)  # ENOSPC, EDQUOT: what is old makes room for what is new
+            full = error.errno in (28, 69, 122)  # ENOSPC, EDQUOT (BSD, Linux): what is old makes room for what is new
             if not full or all([len(each["pieces"]) < 2 for each in streams]):
                 return lost + len(part)
         if full:
@@ -3324,8 +3523,6 @@ class Jobs:
 
     def __init__(self, db_path: "Union[None, str, os.PathLike[str]]" = None, verbose: bool = False,
                  keep: int = KEEP) -> None:
-        if type(platform) is Posix:
-            raise NodejobsError("nodejobs does not know %s yet, only Linux" % sys.platform)
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
         path = os.fsdecode(db_path) if db_path is not None else default_db_path()
@@ -3589,7 +3786,8 @@ class Jobs:
         if record is None:
             return None
         if not record.ended and None in (record.last_pid, record.cookie):
-            raise CannotStop(record, [], "its processes are not known: %s; look for NODEJOBS_ID=%s in /proc/*/environ"
+            raise CannotStop(record, [], "its processes are not known: %s; "
+                                         "look for NODEJOBS_ID=%s in the environments that `ps axeww` shows"
                              % (record.error, printable(job_id)))
         if record.last_pid is None or record.cookie is None:
             return record
