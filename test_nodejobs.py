@@ -2356,6 +2356,284 @@ def test_it_uses_only_the_standard_library():
                      "termios", "tty", "urllib"}
 
 
+# ------ without /proc ------
+
+COOKIE = "0123456789abcdef" * 2
+OTHER_COOKIE = "fedcba9876543210" * 2
+
+# After ps(1) of each system, for the columns that we ask for: a monitor; its command; one that has hidden its
+# environment; a zombie; a suspended one, of another job; a person who looks for the job; the ps itself.
+PS_OUTPUTS = {
+    # -E shows environments, after the arguments; Apple's own programs hide theirs. A day has two places.
+    "macOS": """\
+    1     0     1 Ss   Mon Nov 23 08:12:40 2026     /sbin/launchd
+  811     1   811 Ss   Tue Nov  3 09:28:03 2026     /opt/bin/python3 -I -S -c import sys,marshal 99 nodejobs-monitor a
+  812   811   812 Ss   Tue Nov  3 09:28:03 2026     /opt/bin/rsync -a x HOME=/a b NODEJOBS_RUN=1 NODEJOBS_COOKIE={0}
+  813   812   812 S    Tue Nov  3 09:28:04 2026     /bin/sleep 60
+  814   812   812 Z    Tue Nov  3 09:28:04 2026     <defunct>
+  815     1   815 Ts   Wed Dec  9 23:59:59 2026     /opt/bin/vi NODEJOBS_COOKIE={1} NODEJOBS_RUN=12 TERM=xterm
+  816   700   816 S+   Wed Dec  9 23:59:59 2026     grep NODEJOBS_COOKIE={0} HOME=/Users/a
+""",
+    # e shows environments, before the arguments
+    "FreeBSD": """\
+    1     0     1 ILs  Mon Nov 23 08:12:40 2026 /sbin/init
+  811     1   811 Is   Tue Nov  3 09:28:03 2026 HOME=/root NODEJOBS_COOKIE=monitor /usr/local/bin/python3 -I -S -c x
+  812   811   812 Ss   Tue Nov  3 09:28:03 2026 NODEJOBS_COOKIE={0} NODEJOBS_RUN=1 HOME=/root rsync -a x y
+  813   812   812 S    Tue Nov  3 09:28:04 2026 sleep 60
+  814   812   812 Z    Tue Nov  3 09:28:04 2026 <defunct>
+  815     1   815 Ts   Wed Dec  9 23:59:59 2026 TERM=xterm NODEJOBS_RUN=12 NODEJOBS_COOKIE={1} vi
+  816   700   816 S+   Wed Dec  9 23:59:59 2026 HOME=/root grep NODEJOBS_COOKIE={0}
+""",
+    "procps": """\
+      1       0       1 Ss   Mon Nov 23 08:12:40 2026 /sbin/init HOME=/ TERM=linux
+    811       1     811 Ss   Tue Nov  3 09:28:03 2026 /usr/bin/python3 -I -S -c import sys NODEJOBS_COOKIE=monitor
+    812     811     812 Ss   Tue Nov  3 09:28:03 2026 rsync -a x y NODEJOBS_RUN=1 NODEJOBS_COOKIE={0} HOME=/root
+    813     812     812 S    Tue Nov  3 09:28:04 2026 sleep 60
+    814     812     812 Z    Tue Nov  3 09:28:04 2026 [sleep] <defunct>
+    815       1     815 Ts   Wed Dec  9 23:59:59 2026 vi NODEJOBS_RUN=12 NODEJOBS_COOKIE={1}
+    816     700     816 S+   Wed Dec  9 23:59:59 2026 grep NODEJOBS_COOKIE={0} HOME=/root
+""",
+    # Debian's has neither start times nor environments.
+    "busybox": """\
+
+    1     0     1 S   
+  811     1   811 S   
+  812   811   812 S   
+  813   812   812 SW  
+  814   812   812 Z   
+  815     1   815 T N 
+  816   700   816 S   
+"""}
+
+
+@pytest.mark.parametrize("system", sorted(PS_OUTPUTS))
+def test_what_ps_prints_is_understood(system):
+    text = PS_OUTPUTS[system].format(COOKIE, OTHER_COOKIE).encode()
+    table = nodejobs.Ps().parse(text, 10**15)
+    blind = system == "busybox"
+    assert sorted(table) == [1, 811, 812, 813, 815, 816], "a zombie is dead"
+    assert [table[pid][:2] for pid in (811, 812, 813)] == [(1, 811), (811, 812), (812, 812)]
+    starts = [table[pid][2] for pid in (812, 813, 815)]
+    assert starts == [10**15] * 3 if blind else starts == [20261103092803, 20261103092804, 20261209235959]
+    assert [table[pid][3] for pid in (812, 815)] == [b"S", b"T"]
+    cookies = [table[pid][4] for pid in (1, 811, 812, 813, 815, 816)]
+    assert cookies == [None] * 6 if blind else cookies == [
+        None, b"monitor", COOKIE.encode(), None, OTHER_COOKIE.encode(), None]
+
+
+def test_ps_is_asked_in_the_words_of_the_system_and_believed_only_if_it_knows_us(monkeypatch):
+    me, asked = b"%5d 1 %d Ss" % (os.getpid(), os.getpid()), []
+
+    def ask(system, *answers):
+        ps, left = nodejobs.Ps(), list(answers)
+        monkeypatch.setattr(nodejobs.os, "uname", lambda: os.uname_result((system, "host", "", "", "")))
+        ps.output = lambda words: (4711, asked.append(words) or left.pop(0))
+        del asked[:]
+        return ps
+    assert ask("Darwin", me).start_time(os.getpid()) >= 10**15
+    assert asked == [b"ps -AEww -o pid= -o ppid= -o pgid= -o stat= -o lstart= -o command="]
+    when = b" Tue Nov 24 21:28:03 2026"
+    table = ask("FreeBSD", me + when + b" HOME=/ sh\n4711 1 1 S" + when + b" ps").processes()
+    assert table == {os.getpid(): (1, os.getpid(), os.getsid(0), 20261124212803)}, "the ps itself is of no interest"
+    assert asked == [b"ps axeww -o pid= -o ppid= -o pgid= -o stat= -o lstart= -o command="]
+    ps = ask("Linux", b"", me, me)
+    assert ps.start_time(os.getpid()) and ps.processes()
+    assert asked[1:] == [b"ps -o pid= -o ppid= -o pgid= -o stat="] * 2, "what busybox cannot do is not tried again"
+    for answers in ((b"", b""), (b"1 0 1 S", b"1 0 1 S")):
+        with pytest.raises(OSError, match="ps does not tell"):
+            ask("FreeBSD", *answers).processes()
+
+
+@pytest.mark.parametrize("answers, told", [
+    ({b"sysctl -n kern.bootsessionuuid": b"DEADBEEF-0000-4000-8000-01234567\n"}, "DEADBEEF-0000-4000-8000-01234567"),
+    ({b"sysctl -bn kern.boot_id": b"\x01\xffboot", b"sysctl -n kern.boottime": b"x\n"}, "\x01\\xffboot"),
+    ({b"sysctl -n kern.boottime": b"Tue Nov 24 21:28:03 2026\n"}, "Tue Nov 24 21:28:03 2026"),
+    ({}, str(os.stat("/dev/null").st_ctime_ns))], ids=["macOS", "FreeBSD", "OpenBSD", "no sysctl"])
+def test_a_boot_has_a_name_on_every_system(answers, told):
+    ps = nodejobs.Ps()
+    ps.output = lambda words: (4711, answers.get(words, b""))
+    assert ps.boot_id() == "%s %s" % (os.uname().nodename, told)
+    assert json.loads(nodejobs.to_json(ps.boot_id())) == ps.boot_id()
+
+
+def test_a_kqueue_tells_of_the_end_of_a_process(monkeypatch):
+    """With a stand-in that does what kqueue(2) says of EVFILT_PROC, as far as it is used."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("the stand-in is made of pidfds")
+    waits = []
+
+    class Queue:
+        def control(self, changes, most, timeout=None):
+            for pid in changes:
+                self.fd = os.pidfd_open(pid)  # raises ProcessLookupError, which is ESRCH
+            waits.append(timeout)
+            return select.select([self.fd], [], [], timeout)[0][:most] if most else []
+
+        def close(self):
+            with contextlib.suppress(AttributeError):
+                os.close(self.fd)
+    monkeypatch.setattr(select, "kqueue", Queue, raising=False)
+    monkeypatch.setattr(select, "kevent", lambda pid, filter, flags, fflags: pid, raising=False)
+    for name in ("KQ_FILTER_PROC", "KQ_EV_ADD", "KQ_NOTE_EXIT"):
+        monkeypatch.setattr(select, name, 1, raising=False)
+    ps = nodejobs.Ps()
+    process = subprocess.Popen(["sleep", "60"])
+    start = ps.start_time(process.pid)
+    assert not ps.await_end(process.pid, start, time.monotonic() + 0.1)
+    assert ps.await_end(process.pid, start - 1, time.monotonic() + 60), "that one is gone"
+    threading.Timer(0.2, process.kill).start()
+    del waits[:]
+    assert ps.await_end(process.pid, start, time.monotonic() + 60)
+    assert len(waits) == 2, "one to ask, and one to wait"
+    assert ps.start_time(process.pid) is None, "a zombie is dead"
+    process.wait()
+    assert ps.await_end(process.pid, start, time.monotonic() + 60)
+
+
+class WithoutProc:
+    """A mount namespace in which /proc is empty, and /bin/ps a `ps` that sees it all the same."""
+
+    def __init__(self, home, ps):
+        (home / "proc").mkdir()
+        (home / "ps").write_text("#!/bin/sh\nexec nsenter --mount=%s/proc/%d/ns/mnt %s \"$@\"\n"
+                                 % (home, os.getpid(), ps))
+        (home / "ps").chmod(0o755)
+        self.holder = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-ec",
+             'mount --bind /proc "$0/proc"; mount --bind "$0/ps" "$(readlink -f /bin/ps)"; mount -t tmpfs none /proc; '
+             "echo ready; exec cat", str(home)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.ready = self.holder.stdout.readline() == b"ready\n"
+        self.words = ["nsenter", "--mount=/proc/%d/ns/mnt" % self.holder.pid, "--wd=" + str(home)]
+
+    def close(self):
+        self.holder.stdin.close()
+        self.holder.stdout.close()
+        self.holder.wait()
+
+
+@pytest.fixture(scope="module", params=["procps", "busybox"])
+def without_proc(request, tmp_path_factory):
+    ps = {"procps": "/bin/ps", "busybox": shutil.which("busybox") and shutil.which("busybox") + " ps"}[request.param]
+    if not is_root or not ps or not shutil.which("unshare") or request.param not in subprocess.run(
+            ps + (" --version" if request.param == "procps" else " --help"), shell=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, universal_newlines=True).stdout.lower():
+        pytest.skip("needs root, util-linux and the ps of " + request.param)
+    place = WithoutProc(tmp_path_factory.mktemp("without-proc"), ps)
+    place.name = request.param
+    if not place.ready:
+        place.close()
+        pytest.skip("a mount namespace cannot be had here")
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def blind(without_proc, store):
+    """Run the command line where there is no /proc; return the completed process."""
+    def run(*words):
+        return subprocess.run(without_proc.words + [PYTHON, str(FILE), *map(str, words)], stdin=subprocess.DEVNULL,
+                              env=dict(os.environ, NODEJOBS_DB=str(store)), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    run.ps = without_proc.name
+    run.json = lambda verb, *words: json.loads(run(verb, "--json", *words).stdout)
+    yield run
+    for job_id, record in Jobs(store).list_status({"status": ["running", "stopping"]}).items():
+        run("stop", job_id)  # a test has failed; who has a /proc takes it for another machine's
+
+
+# A shell with children: in its session, in one of its own, in one of its own and an orphan.
+FAMILY = "echo $$; sleep 300 & echo $!; setsid sleep 301 & echo $!; (setsid sleep 302 & echo $!); wait"
+
+
+def test_without_proc_jobs_are_run_told_of_and_stopped(blind, store):
+    done = blind("run", "--id", "a", "-c", FAMILY)
+    assert done.returncode == 0, done.stderr
+    record = blind.json("status", "a")
+    assert (record["status"], record["monitored"], record["suspended"]) == ("running", True, False)
+    assert record["boot_id"] != nodejobs.platform.boot_id(), "it was not /proc that told"
+    pids = [int(line) for line in lines_of(record["stdout_path"], 4)]
+    os.kill(record["last_pid"], signal.SIGSTOP)
+    eventually(lambda: blind.json("status", "a")["suspended"])
+    assert "is running" in blind("run", "--id", "a", "true").stderr
+    # What busybox does not show, nobody can find: an orphan that has left its session.
+    orphan = pids.pop() if blind.ps == "busybox" else 0
+    done = blind("stop", "a")
+    assert done.returncode == 0, done.stderr
+    assert not [pid for pid in pids if is_alive(pid)]
+    record = blind.json("status", "a")
+    assert (record["status"], record["signal"], record["exit_code"]) == ("stopped", "SIGTERM", None)
+    if orphan:
+        os.kill(orphan, signal.SIGKILL)
+    assert blind("run", "--id", "a", "--wait", "-c", "exit 7").returncode == 7
+    assert blind("run", "--id", "b", "--wait", "echo", "grüße").returncode == 0
+    assert blind("logs", "b").stdout == "grüße\n"
+    assert {name: row["status"] for name, row in [(row["self_id"], row) for row in blind.json("list")]} == {
+        "a": "failed", "b": "finished"}
+    assert blind("run", "--id", "c", "--max-log", "2k", "--wait", "-c", "seq 1000").returncode == 0
+    assert blind("logs", "c").stdout.endswith("\n999\n1000\n")
+    assert blind("remove", "a", "b", "c").returncode == 0 and blind.json("list") == []
+
+
+def test_without_proc_a_timeout_ends_the_tree(blind):
+    began = time.monotonic()
+    done = blind("run", "--id", "a", "--timeout", "0.5", "--wait", "-c", "echo $$; sleep 300 & echo $!; wait")
+    record = blind.json("status", "a")
+    assert (done.returncode, record["status"], record["error"]) == (
+        143, "failed", "timeout: it still ran after 0.5 s"), done.stderr
+    assert time.monotonic() - began < 20
+    assert not [pid for pid in map(int, lines_of(record["stdout_path"], 2)) if is_alive(pid)]
+
+
+def test_without_proc_a_timeout_does_not_delay_an_earlier_end(blind):
+    began = time.monotonic()
+    assert blind("run", "--id", "a", "--timeout", "300", "--wait", "sleep", "0.3").returncode == 0
+    assert time.monotonic() - began < 20
+
+
+def test_without_proc_and_without_its_monitor_a_command_is_stopped_if_it_can_be_known_again(blind):
+    blind("run", "--id", "a", "sleep", "300")
+    record = blind.json("status", "a")
+    os.kill(record["monitor_pid"], signal.SIGKILL)
+    eventually(lambda: blind.json("status", "a")["monitored"] is not True)
+    if blind.ps == "busybox":  # without start times it might be a stranger by now, and nobody touches it
+        assert blind.json("status", "a")["status"] == "lost"
+        blind("stop", "a")
+        assert is_alive(record["last_pid"])
+        os.kill(record["last_pid"], signal.SIGKILL)
+        return
+    assert blind.json("status", "a")["status"] == "running"
+    assert blind("stop", "a").returncode == 0
+    assert not is_alive(record["last_pid"])
+    assert blind.json("status", "a")["status"] == "stopped"
+
+
+def test_without_proc_stop_finds_what_an_ended_job_has_left_behind_if_environments_are_shown(blind):
+    blind("run", "--id", "a", "--wait", "-c", "setsid sleep 300 & echo $!; env -i setsid sleep 301 & echo $!")
+    record = blind.json("status", "a")
+    pids = [int(line) for line in lines_of(record["stdout_path"], 2)]
+    assert record["status"] == "finished" and all(map(is_alive, pids))
+    assert blind("stop", "a").returncode == 0
+    if blind.ps == "busybox":  # it does not show whose they are: so nobody touches them
+        assert all(map(is_alive, pids))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    assert not any(map(is_alive, pids))
+
+
+def test_without_proc_and_without_ps_no_command_is_started_and_why_is_told(without_proc, store, tmp_path):
+    (tmp_path / "ps").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "ps").chmod(0o755)
+    done = subprocess.run(
+        without_proc.words + [
+            "unshare", "--mount", "sh", "-ec", 'mount --bind "$0" "$(readlink -f /bin/ps)"; exec "$@"',
+            str(tmp_path / "ps"), PYTHON, str(FILE), "--db", str(store), "run", "--id", "a", "touch",
+            str(tmp_path / "ran")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    assert done.returncode == 125 and "ps does not tell which processes there are" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    assert Jobs(store).get_status("a").status == STATUS.c_failed_start
+
+
 # ------ command line ------
 
 def test_run_says_what_was_started(cli, jobs):
