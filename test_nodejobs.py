@@ -2618,7 +2618,7 @@ def test_without_proc_stop_finds_what_an_ended_job_has_left_behind_if_environmen
         assert all(map(is_alive, pids))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-    assert not any(map(is_alive, pids))
+    eventually(lambda: not any(map(is_alive, pids)))
 
 
 def test_without_proc_and_without_ps_no_command_is_started_and_why_is_told(without_proc, store, tmp_path):
