@@ -2939,7 +2939,9 @@ class Store:
         try:
             delete_tree(hidden)
         except OSError as error:
-            if getattr(error, "winerror", 0) not in (32, 145):  # open elsewhere, on Windows: the next sweep deletes it
+            # Something in it is open, as the job's lock is: Windows keeps that, NFS and FUSE under another name.
+            # The next sweep deletes it.
+            if getattr(error, "winerror", 0) not in (32, 145) and error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
                 raise
 
     def sweep(self) -> None:

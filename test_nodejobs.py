@@ -2634,6 +2634,104 @@ def test_without_proc_and_without_ps_no_command_is_started_and_why_is_told(witho
     assert Jobs(store).get_status("a").status == STATUS.c_failed_start
 
 
+# ------ file systems ------
+
+# How to have one at $1, with what it needs in $0; FUSE knows two of them without the kernel (fusefat, exfat-fuse).
+MOUNTS = {
+    "ext4": 'truncate -s 40M "$0/image"; mkfs.ext4 -q "$0/image"; mount -o loop "$0/image" "$1"',
+    "tmpfs": 'mount -t tmpfs none "$1"',
+    "overlayfs": 'mount -t tmpfs none "$0/layers"; mkdir "$0/layers/lower" "$0/layers/upper" "$0/layers/work"; '
+                 'mount -t overlay -o "lowerdir=$0/layers/lower,upperdir=$0/layers/upper,workdir=$0/layers/work" none "$1"',
+    "vfat": 'truncate -s 40M "$0/image"; mkfs.vfat "$0/image" >/dev/null; '
+            'mount -o loop "$0/image" "$1" || fusefat -o rw+ "$0/image" "$1" >/dev/null 2>&1',
+    "exfat": 'truncate -s 40M "$0/image"; mkfs.exfat "$0/image" >/dev/null; loop=$(losetup -f --show "$0/image"); '
+             'mount "$loop" "$1" || mount.exfat-fuse "$loop" "$1" >/dev/null; losetup -d "$loop"',
+}
+ODD_IDS = ["Backup", "backup", "dot.", "dot", "con", "größe", "a/../b", " blank ", "-", "x" * 255, "*", "ﬁ", "fi"]
+
+
+@pytest.fixture
+def mounted(request, tmp_path):
+    """Mount a file system where only we see it; return its directory and the words that run a command there."""
+    if not is_root or not shutil.which("unshare"):
+        pytest.skip("needs root and util-linux, to mount it where nobody else sees it")
+    for name in ("place", "place/layers", "seen"):
+        (tmp_path / name).mkdir()
+    holder = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-ec", MOUNTS[request.param]
+                               + '; echo ready; cat; umount "$1"', str(tmp_path / "place"), str(tmp_path / "seen")],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if holder.stdout.readline() == b"ready\n":
+        yield tmp_path / "seen", ["nsenter", "--mount=/proc/%d/ns/mnt" % holder.pid]
+        assert holder.communicate()[0] == b"" and holder.returncode == 0, "it could not be unmounted"
+        return
+    why = holder.communicate()[1].decode().strip().splitlines()
+    pytest.skip("%s cannot be mounted here: %s" % (request.param, why[-1] if why else "?"))
+
+
+def try_everything(run):
+    """Use every verb that touches the store, by a function that runs the command line."""
+    def told(*words, code=0):
+        done = run(*words)
+        assert done.returncode == code, (words, done)
+        return json.loads(done.stdout) if "--json" in words else done.stdout
+    for job_id in ODD_IDS:
+        told("run", "--id", job_id, "--wait", "-c", 'printf %s "$NODEJOBS_ID"; exit 3', code=3)
+        assert told("logs", job_id, "--stdout") == job_id
+    assert sorted(record["self_id"] for record in told("list", "--json")) == sorted(ODD_IDS)
+    told("run", "--id", "a", "sleep", "300")
+    assert told("status", "a", "--json")["status"] == "running"
+    assert "is running" in run("run", "--id", "a", "true").stderr
+    assert "is running" in run("remove", "a").stderr
+    told("stop", "a")
+    assert told("status", "a", "--json")["status"] == "stopped"
+    told("run", "--id", "a", "--max-log", "2k", "--wait", "-c", "seq 2000")
+    record = told("status", "a", "--json")
+    assert (record["run"], record["status"], record["exit_code"]) == (2, "finished", 0) and record["dropped_bytes"]
+    assert told("logs", "a", "--stdout").endswith("\n1999\n2000\n")
+    assert told("run", "--id", "a", "--follow", "echo", "followed") == "followed\n"
+    assert [run["status"] for run in told("history", "a", "--json")] == ["stopped", "finished", "finished"]
+    told("prune", "--keep", "1")
+    assert [run["run"] for run in told("history", "a", "--json")] == [3]
+    told("remove", "a", *ODD_IDS)
+    assert told("list", "--json") == []
+
+
+@pytest.mark.parametrize("mounted", sorted(MOUNTS), indirect=True)
+def test_every_verb_works_on_every_file_system(mounted):
+    place, words = mounted
+
+    def run(*arguments):
+        return subprocess.run(words + [PYTHON, str(FILE), "--db", str(place / "store"), *arguments],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              universal_newlines=True, timeout=60)
+    try_everything(run)
+    assert subprocess.check_output(words + ["ls", "-A", str(place / "store")]) == b"", "nothing is left"
+
+
+# A run's directory is the store's with "/", the id, "/000001", and its files' names are shorter than "/stdout.NNN.log".
+@pytest.mark.parametrize("path", ["with blanks and 'quotes'", "größe 💾 \u202etxt", "new\nline", "x" * 255, "long"],
+                         ids=["blanks", "letters", "newline", "255 bytes", "long"])
+def test_every_verb_works_in_every_path(path, tmp_path, cli):
+    place = tmp_path / path
+    if path == "long":
+        room = 4095 - len("/%s/000001/stdout.000000000000000.log" % ("x" * 255))
+        while len(str(place)) < room - 256:
+            place = place / ("x" * min(250, room - len(str(place)) - 2))
+        place = place / ("x" * (room - len(str(place)) - 1))
+        assert len(str(place)) == room
+    try_everything(lambda *words: cli("--db", place, *words))
+    assert os.listdir(str(place)) == []
+
+
+def test_a_path_that_is_too_long_is_an_error_that_says_so(tmp_path, cli):
+    place = tmp_path
+    while len(str(place)) < 4200:
+        place = place / ("x" * 250)
+    for words in (["run", "--id", "a", "true"], ["run", "true"], ["list"]):
+        done = cli("--db", place, *words)
+        assert done.returncode == 125 and "File name too long" in done.stderr and "Traceback" not in done.stderr, done
+
+
 # ------ command line ------
 
 def test_run_says_what_was_started(cli, jobs):
