@@ -2666,7 +2666,8 @@ def mounted(request, tmp_path):
         assert holder.communicate()[0] == b"" and holder.returncode == 0, "it could not be unmounted"
         return
     why = holder.communicate()[1].decode().strip().splitlines()
-    pytest.skip("%s cannot be mounted here: %s" % (request.param, next((line for line in why if "mount" in line), why[-1:])))
+    pytest.skip("%s cannot be mounted here: %s"
+                % (request.param, next((line for line in why if "mount" in line), why[-1:])))
 
 
 def try_everything(run):
