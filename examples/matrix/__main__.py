@@ -56,7 +56,7 @@ def test(name, setup, options):
     results = os.path.join(REPOSITORY if setup.full else options.cache, ".matrix-%s-%d.xml" % (name, os.getpid()))
     seen = os.path.basename(results) if setup.full else results  # from the platform itself
     words = setup.within + [setup.python, "-m", "pytest", "-q", "-rs", "--tb=short", "-p", "no:cacheprovider",
-                            "--junitxml=" + seen, "test_nodejobs.py" + ("" if setup.full else "::TestEverywhere")]
+                            "--junitxml=" + seen, *setup.tests]
     env = {key: value for key, value in os.environ.items() if key[:9] != "NODEJOBS_" and key != "PYTHONPATH"}
     env.update(setup.env, PYTHONDONTWRITEBYTECODE="1")
     with open(log, "wb") as file:

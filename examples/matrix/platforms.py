@@ -28,11 +28,12 @@ class Setup:
     """A platform that is there: how pytest is run for it.
 
     `full` has all tests run by a Python of the platform itself; else the tests of the command line are run by
-    ours, and that Python runs nodejobs. `within` are words that go before pytest's.
+    ours, and that Python runs nodejobs; or those that `tests` tells. `within` are words that go before pytest's.
     """
 
-    def __init__(self, what, full=False, python=sys.executable, env=None, within=()):
+    def __init__(self, what, full=False, python=sys.executable, env=None, within=(), tests=()):
         self.what, self.full, self.python, self.env, self.within = what, full, python, env or {}, list(within)
+        self.tests = list(tests) or ["test_nodejobs.py" + ("" if full else "::TestEverywhere")]
 
 
 # ------ tools ------
@@ -231,6 +232,46 @@ def minimal(name, suite, cache, quick, arch=None, patience=1):
                      within=within(EMULATOR * emulated + WITHIN, root), root=root, patience=patience)
 
 
+def micropython(name, suite, cache, quick):
+    root = debian(cache, name, suite, "micropython")
+    # Its C library may be too new for ours, so it is started with the loader that came with it.
+    wrapper = os.path.join(root, "run-micropython")
+    with open(wrapper, "w") as file:
+        file.write("""#!/bin/sh\nexec %(root)s/lib64/ld-linux-x86-64.so.2 --library-path \
+%(root)s/usr/lib/x86_64-linux-gnu %(root)s/usr/bin/micropython "$@"\n""" % {"root": shlex.quote(root)})
+    os.chmod(wrapper, 0o755)
+    version = subprocess.check_output([wrapper, "-c", "import sys; print('%d.%d.%d' % sys.implementation.version[:3])"],
+                                      universal_newlines=True).strip()
+    return Setup("MicroPython %s reads a store" % version, env={"NODEJOBS_MICROPYTHON": wrapper},
+                 tests=["test_nodejobs.py", "-k", "micropython"])
+
+
+# A mount namespace without /proc, for nodejobs alone: its `ps` enters ours, where there is one. It ends with the holder.
+BLIND = """
+mkdir -p "$1/proc"
+printf '#!/bin/sh\\nexec nsenter --mount="%s"/proc/%s/ns/mnt %s "$@"\\n' "$1" $$ "$2" > "$1/ps"
+chmod 755 "$1/ps"
+unshare --mount sh -ec 'mount --bind /proc "$1/proc"; mount --bind "$1/ps" "$(readlink -f /bin/ps)"
+    mount -t tmpfs none /proc; : > "$1/ready"; exec sleep infinity' sh "$1" &
+holder=$! place=$1
+trap 'kill $holder; rm -f "$place/ready"' EXIT
+while ! [ -e "$1/ready" ]; do sleep 0.1; done
+shift 2
+NODEJOBS_TEST_PYTHON="nsenter --mount=/proc/$holder/ns/mnt --wd={cwd} $NODEJOBS_TEST_PYTHON" "$@"
+"""
+
+
+def without_proc(cache, quick):
+    if os.getuid():
+        raise Missing("only root can put /proc out of sight")
+    need(cache, ps="procps", unshare="util-linux")
+    path = os.path.join(cache, "without-proc")
+    os.makedirs(path, exist_ok=True)
+    return black_box("this Python, and ps instead of /proc", shlex.quote(sys.executable),
+                     within=["unshare", "--mount", "sh", "-ec", BLIND,
+                             "sh", path, find("ps")])
+
+
 TOOLS = ["make", "gcc", "libc6-dev", "strace", "zsh", "fish", "tmux", "procps", "openssh-server",
          "openssh-client", "python3-pip", "python3-venv", "python3.15-venv"]
 
@@ -313,6 +354,11 @@ PLATFORMS["i386"] = ("python3-minimal of Debian bookworm, 32 bits",
                      lambda cache, quick: minimal("i386", "bookworm", cache, quick, arch="i386"))
 PLATFORMS["armhf"] = ("python3-minimal of Debian bookworm for the Raspberry Pi, emulated",
                       lambda cache, quick: minimal("armhf", "bookworm", cache, quick, arch="armhf", patience=6))
+PLATFORMS["without-proc"] = ("a system without /proc, as macOS and the BSDs are", without_proc)
+PLATFORMS["micropython-1.25"] = ("MicroPython of Debian trixie",
+                                 lambda cache, quick: micropython("trixie-micropython", "trixie", cache, quick))
+PLATFORMS["micropython-1.26"] = ("MicroPython of Debian sid",
+                                 lambda cache, quick: micropython("sid-micropython", "sid", cache, quick))
 for minor in WINDOWS:
     PLATFORMS["windows-" + minor] = ("Windows CPython %s by wine" % minor,
                                      lambda cache, quick, minor=minor: windows(minor, cache, quick))
