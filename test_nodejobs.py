@@ -4158,7 +4158,10 @@ def test_every_snippet_of_the_readme_runs(newcomer):
 
 
 def test_every_file_that_the_readme_links_exists():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", (HERE / "README.md").read_text(encoding="utf-8"))
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", readme)
+    headings = re.findall(r"^#+ (.*)$", readme, re.M)
+    assert set(re.findall(r"\]\(#([^)]+)\)", readme)) <= {text.lower().replace(" ", "-") for text in headings}
     assert len(links) >= 5 and all((HERE / link).exists() for link in links)
     assert {"examples/" + name for name in os.listdir(str(HERE / "examples")) if not name.startswith("__")} == set(links)
 
