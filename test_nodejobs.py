@@ -5480,6 +5480,36 @@ class TestEverywhere:
         record = nj.json("stop", "a", "--signal", "USR1", "--grace", "1h")
         assert (record["status"], record["exit_code"], record["stop_signal"]) == ("stopped", 9, "SIGUSR1")
 
+    def test_a_command_that_is_interrupted_can_end_in_its_own_way(self, nj):
+        code = ("import time\ntry:\n    print('ready', flush=True)\n    time.sleep(3600)\n"
+                "except KeyboardInterrupt:\n    print('asked', flush=True)\n    raise SystemExit(7)")
+        assert nj("run", "--id", "a", "--startsecs", "0", "--", *nj.say(code)).returncode == 0
+        nj.eventually(lambda: nj("logs", "a").stdout.split() == ["ready"])
+        record = nj.json("stop", "a", "--signal", "INT", "--grace", "1h")
+        assert (record["status"], record["exit_code"], record["stop_signal"]) == ("stopped", 7, "SIGINT")
+        assert nj("logs", "a").stdout.split() == ["ready", "asked"]
+
+    def test_a_timeout_asks_before_it_kills(self, nj):
+        code = ("import time\ntry:\n    import signal; signal.signal(15, signal.default_int_handler)\n"
+                "    time.sleep(3600)\nexcept KeyboardInterrupt:\n    print('asked', flush=True)\n    raise SystemExit(0)")
+        assert nj("run", "--id", "a", "--timeout", "3s", "--wait", "--", *nj.say(code)).returncode == 124
+        assert nj("logs", "a").stdout.split() == ["asked"]
+        assert nj.json("status", "a")["error"].startswith("timeout")
+
+    def test_what_the_shell_of_windows_would_read_in_its_own_way_is_refused(self, nj):
+        if not nj.target.facts["windows"]:
+            pytest.skip("only cmd reads arguments again, and only the first line of several")
+        (nj.home / "told.bat").write_text("@echo [%1] [%2]\r\n@exit /b 4\r\n")
+        batch = nj.target.seen(nj.home / "told.bat")
+        assert nj("run", "--id", "a", "--wait", "--", batch, "a & echo b", "c^d").returncode == 4
+        assert nj("logs", "a").stdout.strip() == '["a & echo b"] ["c^d"]'
+        for job_id, words in (("b", ["--", batch, "%PATH%"]), ("c", ["--", batch, 'a" & echo "b']),
+                              ("d", ["-c", "echo one\necho two"])):
+            assert nj("run", "--id", job_id, *words).returncode == 126
+            record = nj.json("status", job_id)
+            assert record["status"] == "failed_start" and record["error"].startswith("cannot give ")
+            assert nj("logs", job_id).raw == b""
+
     @pytest.mark.parametrize("name, number", [("SIGKILL", 9), ("SIGTERM", 15), ("SIGSEGV", 11)])
     def test_a_signal_is_told_from_an_exit_code(self, nj, name, number):
         nj.target.need("signals")
