@@ -328,7 +328,7 @@ def windows(minor, cache, quick):
     wine = subprocess.check_output([find("wine64"), "--version"], env=env, universal_newlines=True).split()[0]
     # The server of this prefix is started before all tests, else the first would be its parent, and ended with all that
     # runs there after the last.
-    script = 'end() { SERVER -k || true; SERVER -w; }\nend\nSERVER -p\ntrap end EXIT\n"$@"'.replace(
+    script = 'end() { SERVER -k || true; SERVER -w; }\nend\nSERVER -p\ntrap end EXIT\ntrap "exit 1" INT TERM\n"$@"'.replace(
         "SERVER", shlex.quote(find("wineserver")))
     return black_box("Windows CPython %s by %s" % (said.decode().strip(), wine),
                      "%s %s" % (shlex.quote(find("wine64")), shlex.quote(python)), env=wine_environment(cache),
