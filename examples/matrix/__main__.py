@@ -13,6 +13,7 @@ have them all; ~/.cache/nodejobs-matrix takes about 4 GB. The output of pytest i
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import fnmatch
 import os
 import signal
@@ -26,6 +27,7 @@ from platforms import PLATFORMS, REPOSITORY, Missing
 
 CACHE = os.environ.get("MATRIX_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nodejobs-matrix")
+RUNNING = set()  # processes that run tests
 MOST_SHOWN = 20  # failures of one platform
 ROW = "%-17s %-48s %8s %8s %8s"
 
@@ -50,6 +52,15 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def end(process):
+    """End the tests of a platform: pytest clears away when it is interrupted."""
+    for number, seconds in ((signal.SIGINT, 30), (signal.SIGKILL, None)):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+
+
 def test(name, setup, options):
     """Run the tests on a platform; return [(test, "passed" or "failed" or "skipped", reason)]."""
     log = os.path.join(options.cache, "logs", name + ".txt")
@@ -62,8 +73,17 @@ def test(name, setup, options):
     with open(log, "wb") as file:
         file.write(("$ %s\n" % " ".join(words)).encode())
         file.flush()
-        subprocess.call(words + (["-k", options.k] if options.k else []), cwd=REPOSITORY, env=env,
-                        stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts)
+        process = subprocess.Popen(
+            words + (["-k", options.k] if options.k else []), cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL,
+            stdout=file, stderr=subprocess.STDOUT, preexec_fn=heed_interrupts, start_new_session=True)
+    RUNNING.add(process)
+    try:
+        process.wait(options.limit)
+    except subprocess.TimeoutExpired:
+        end(process)
+        return [("pytest itself", "failed", "it still ran after %d s; see %s" % (options.limit, log))]
+    finally:
+        RUNNING.discard(process)
     try:
         cases = list(xml.etree.ElementTree.parse(results).iter("testcase"))
     except (OSError, xml.etree.ElementTree.ParseError):
@@ -119,6 +139,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="everywhere only the tests of the command line")
     parser.add_argument("--make", action="store_true", help="make what is missing, and run nothing")
     parser.add_argument("--jobs", type=int, default=1, help="platforms at a time; default %(default)s")
+    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="for one platform; "
+                                                                                     "default %(default)g")
     parser.add_argument("-k", metavar="EXPRESSION", help="only these tests, as pytest takes it")
     parser.add_argument("--cache", default=CACHE, metavar="DIR", help="default %(default)s, or $MATRIX_CACHE")
     options = parser.parse_args()
@@ -131,10 +153,20 @@ def main():
     os.makedirs(os.path.join(options.cache, "logs"), exist_ok=True)
     print(ROW % ("platform", "what", "passed", "skipped", "seconds"), flush=True)
     failed = missing = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for name, result in zip(names, pool.map(lambda name: attempt(name, options), names)):
-            failed += report(name, *result)
-            missing += isinstance(result[0], Missing)
+        attempts = [pool.submit(attempt, name, options) for name in names]
+        try:
+            for name, future in zip(names, attempts):
+                result = future.result()
+                failed += report(name, *result)
+                missing += isinstance(result[0], Missing)
+        except KeyboardInterrupt:
+            for future in attempts:
+                future.cancel()
+            for process in list(RUNNING):
+                end(process)
+            return 128 + signal.SIGINT
     print("%d platforms, %d failed, %d missing; * the tests of the command line" % (len(names), failed, missing))
     return 1 if failed else 0
 

@@ -273,7 +273,8 @@ def without_proc(cache, quick):
 
 
 TOOLS = ["make", "gcc", "libc6-dev", "strace", "zsh", "fish", "tmux", "procps", "openssh-server",
-         "openssh-client", "python3-pip", "python3-venv", "python3.15-venv"]
+         "openssh-client", "python3-pip", "python3-venv", "python3.15-venv", "busybox", "dosfstools", "e2fsprogs",
+         "exfatprogs", "micropython"]
 
 
 def sid(minor, cache, quick):
@@ -292,9 +293,11 @@ def sid(minor, cache, quick):
     for path in ("/srv/nodejobs", "/srv/pytest"):
         os.makedirs(root + path, exist_ok=True)
     script = WITHIN + ('mount --bind "$2" "$1/srv/nodejobs"\nmount --bind "$3" "$1/srv/pytest"\n'
-                       'mount -t tmpfs tmpfs "$1/tmp"\n')
+                       'mount -t tmpfs tmpfs "$1/tmp"\n'
+                       # not chroot: who enters this mount namespace, as some tests do, has to find that system too
+                       'cd "$1"\npivot_root . .\numount -l .\ncd /\n')
     return Setup(what, full=True, python=python, env={"PYTHONPATH": "/srv/pytest"},
-                 within=within(script, root, REPOSITORY, pytest) + ["chroot", root, "env", "-C", "/srv/nodejobs"])
+                 within=within(script, root, REPOSITORY, pytest) + ["env", "-C", "/srv/nodejobs"])
 
 
 # ------ Windows ------
@@ -328,7 +331,7 @@ def windows(minor, cache, quick):
     wine = subprocess.check_output([find("wine64"), "--version"], env=env, universal_newlines=True).split()[0]
     # The server of this prefix is started before all tests, else the first would be its parent, and ended with all that
     # runs there after the last.
-    script = 'end() { SERVER -k || true; SERVER -w; }\nend\nSERVER -p\ntrap end EXIT\n"$@"'.replace(
+    script = 'end() { SERVER -k || true; SERVER -w; }\nend\nSERVER -p\ntrap end EXIT\ntrap "exit 1" INT TERM\n"$@"'.replace(
         "SERVER", shlex.quote(find("wineserver")))
     return black_box("Windows CPython %s by %s" % (said.decode().strip(), wine),
                      "%s %s" % (shlex.quote(find("wine64")), shlex.quote(python)), env=wine_environment(cache),
