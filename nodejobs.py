@@ -71,7 +71,8 @@ run leaves (9); asking it to end is CTRL_BREAK on the command's own console.
 Not promised: restarts, notifications, anything that runs when no job runs; the exit code of a command
 whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
 left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
-not adopt it (minimal Pythons, emulators); on Windows, that it finds what is left when both the monitor was
+not adopt it (minimal Pythons, emulators); that a session leader which gets the pid of a command of a killed
+monitor within the same clock tick is told from it before Linux 6.9 and Python 3.9; on Windows, that it finds what is left when both the monitor was
 killed and the command has ended.
 """
 
@@ -1760,9 +1761,12 @@ class Windows(Platform):
                      "start_time", "mark", "cookie_of", "is_command", "await_end", "tree", "kill", "end_tree")
 
     def kernel(self) -> "Any":
-        """Return kernel32 with its functions as they are declared: a handle is as wide as a pointer."""
-        ctypes: "Any" = __import__("ctypes")
-        return ctypes.WinDLL("kernel32", use_last_error=True)
+        """Return kernel32; what it takes and returns is declared where an int of 32 bits would not do."""
+        if "kernel32" not in vars(self):
+            ctypes: "Any" = __import__("ctypes")
+            self.kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+            self.kernel32.CreateFileW.restype = ctypes.c_void_p
+        return self.kernel32
 
     def interpreter(self) -> str:
         # In a virtual environment, sys.executable is a program that starts Python and waits for it.
@@ -1842,9 +1846,13 @@ class Windows(Platform):
 
     def create_file(self, path: str, access: int, share: int, creation: int) -> int:
         """Open a file by CreateFileW, not through a link; return its handle."""
-        winapi: "Any" = __import__("_winapi")
-        handle: int = winapi.CreateFile(path, access, share, 0, creation, 0x00200080, 0)
-        return handle
+        ctypes: "Any" = __import__("ctypes")  # _winapi.CreateFile of Python 3.8 knows no Unicode
+        handle = self.kernel().CreateFileW(path, access, share, None, creation, 0x00200080, None)
+        if handle in (None, ctypes.c_void_p(-1).value):
+            error: OSError = ctypes.WinError(ctypes.get_last_error())
+            error.filename = path
+            raise error
+        return int(handle)
 
     def open(self, path: "Any", flags: int, directory: "Optional[str]" = None) -> int:
         # os.open would not let anybody rename or delete the file while we have it open. Who may only append
@@ -2660,8 +2668,10 @@ class JobLock:
         self.fd, self.starting = -1, False
 
     def __enter__(self) -> "JobLock":
+        deadline = time.monotonic() + LOCK_SECONDS
         while not self.attempt():
-            pass
+            if time.monotonic() > deadline:
+                raise StoreError("the directory of job %r vanishes again and again" % self.job_id, self.path)
         return self
 
     def attempt(self) -> bool:

@@ -245,6 +245,8 @@ def recycled(room):
     for turn in range(room.size(10, 1)):
         for tick in (True, False):
             for leader in (True, False):
+                if tick and leader and not nodejobs.platform.mark(os.getpid()):
+                    continue  # not promised before Linux 6.9 and Python 3.9, which tell these two apart
                 name = "%s tick, %s" % ("the same" if tick else "another", "a leader" if leader else "no leader")
                 store = "%d-%d-%d" % (turn, tick, leader)
                 yield name, inside(words, recycled_case, str(room.path), store, tick, leader)
