@@ -72,8 +72,8 @@ Not promised: restarts, notifications, anything that runs when no job runs; the 
 whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
 left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
 not adopt it (minimal Pythons, emulators); that a session leader which gets the pid of a command of a killed
-monitor within the same clock tick is told from it before Linux 6.9 and Python 3.9; on Windows, that it finds what is left when both the monitor was
-killed and the command has ended.
+monitor within the same clock tick is told from it before Linux 6.9 and Python 3.9; on Windows, that stop
+finds what is left when both the monitor was killed and the command has ended.
 """
 
 import errno
