@@ -1416,7 +1416,7 @@ class Linux(Posix):
         ffi: "Any"
         try:
             if "_rawffi" in __import__("sys").builtin_module_names:  # PyPy; its _ctypes is another, and costs 12 ms
-                import _rawffi as ffi  # type: ignore[import-not-found, no-redef]
+                ffi = __import__("_rawffi")
                 ffi.get_libc().ptr("prctl", ["L"] * 5, "i")(*[ffi.Array("L")(1, [word]) for word in words])
             else:
                 import _ctypes as ffi
@@ -2625,7 +2625,7 @@ def delete_tree(path: str, parent: "Any" = None) -> None:
 
 
 def default_db_path() -> str:
-    """Return $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs."""
+    """Return $NODEJOBS_DB, else `nodejobs` in $XDG_STATE_HOME or where the system keeps a user's state."""
     chosen = os.environ.get("NODEJOBS_DB")
     if chosen:
         return chosen
@@ -3521,7 +3521,8 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
 class Jobs:
     """Run, track, log and stop external commands, kept in one directory.
 
-    `db_path`: where; by default $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs.
+    `db_path`: where; by default $NODEJOBS_DB, else $XDG_STATE_HOME/nodejobs, else ~/.local/state/nodejobs
+    (Windows: %LOCALAPPDATA%\\nodejobs).
     `verbose`: say on stderr what is started and stopped. `keep`: how many runs of each job to keep.
 
     Nothing is made, started or locked until `run` is called. All state is in the directory: any number of
@@ -4923,7 +4924,7 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
 # An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
 # as default it may be given several times.
 DB = ("--db", "DIR", read_path, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
-                                "or ~/.local/state/nodejobs")
+                                "or ~/.local/state/nodejobs (Windows: %LOCALAPPDATA%\\nodejobs)")
 ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
                                  "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
 HELP = ("--help", "", None, False, "show this")
