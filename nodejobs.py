@@ -3414,7 +3414,7 @@ def monitor_boot() -> None:
     bare = scope["os"]
     payload = b""
     while len(payload) < int(sys.argv[1]):
-        part = bare.read(0, 65536)
+        part = bare.read(0, int(sys.argv[1]) - len(payload))  # and no more: begin_monitor may have some to read too
         if not part:
             bare._exit(1)
         payload += part
