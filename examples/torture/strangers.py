@@ -204,7 +204,7 @@ def unkillable(room):
 
 def unkillable_case(room, fighters, words, owner, mode, grow, grace):
     """Let an ordinary user stop what is partly or wholly root's; return what was wrong."""
-    store = room.path / ("store-%x" % room.random.getrandbits(48))
+    store = room.path / ("store-" + os.urandom(6).hex())  # of this attack only: another may fight at the same time
     token = store.name + "-token"
     roll = room.path / token
     roll.write_bytes(b"")
