@@ -617,6 +617,7 @@ class Platform:
 
     monitor_os = "os"  # the module that is a monitor's `os`
     python_name = "python3"  # as a user calls it
+    store_mode = 0o700  # of a store that we make
 
     def interpreter(self) -> str:
         """Return the path of the Python that runs us; "" if it is not known."""
@@ -637,6 +638,10 @@ class Platform:
     def environment(self) -> "Dict[bytes, bytes]":
         """Return our environment variables."""
         raise NotImplementedError
+
+    def variable(self, name: str) -> str:
+        """Return the name of an environment variable as `environment` has it."""
+        return name
 
     def prepare_output(self) -> None:
         """See that our command line's output can be any text, where the system does not do so by itself."""
@@ -1754,26 +1759,37 @@ class Windows(Platform):
     """
 
     monitor_os, python_name = "nt", "python"
+    store_mode = 0o777  # %LOCALAPPDATA% is private anyway; Python's 0o700 would part a user from the same one elevated
     monitor_needs = ("kernel", "create_file", "open", "open_directory", "at", "identity", "begin_monitor",
                      "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
                      "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
-                     "await_handles", "ask", "adopted", "await_adopted", "members", "is_console", "process",
-                     "start_time", "mark", "cookie_of", "is_command", "await_end", "tree", "kill", "end_tree")
+                     "await_handles", "ask", "ask_when_told", "as_fd", "adopted", "await_adopted", "members",
+                     "is_console", "process", "has_long_paths", "start_time", "mark", "cookie_of",
+                     "is_command", "await_end", "tree", "kill", "end_tree")
 
     def kernel(self) -> "Any":
         """Return kernel32; what it takes and returns is declared where an int of 32 bits would not do."""
         if "kernel32" not in vars(self):
             ctypes: "Any" = __import__("ctypes")
-            self.kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
-            self.kernel32.CreateFileW.restype = ctypes.c_void_p
+            kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+            kernel32.CreateFileW.restype = ctypes.c_void_p
+            self.kernel32 = kernel32
         return self.kernel32
 
     def interpreter(self) -> str:
         # In a virtual environment, sys.executable is a program that starts Python and waits for it.
-        return getattr(sys, "_base_executable", "") or sys.executable or ""
+        path = getattr(sys, "_base_executable", "") or sys.executable or ""
+        name = os.path.basename(path).lower()
+        if name[:6] != "python" or name == "pythonservice.exe":  # a program that Python is embedded in
+            beside = os.path.join(sys.base_exec_prefix, "python.exe")
+            path = beside if os.path.isfile(beside) else path
+        return path
 
     def host(self) -> str:
-        return os.environ.get("COMPUTERNAME", "")
+        ctypes: "Any" = __import__("ctypes")
+        name, size = ctypes.create_unicode_buffer(256), ctypes.c_uint(256)
+        self.kernel().GetComputerNameW(name, ctypes.byref(size))
+        return str(name.value)
 
     def user(self) -> str:
         try:
@@ -1804,6 +1820,9 @@ class Windows(Platform):
         if self.kernel().GetConsoleMode(handle, ctypes.byref(mode)):
             self.kernel().SetConsoleMode(handle, mode.value | 4)
 
+    def variable(self, name: str) -> str:
+        return name.upper()  # Windows does not tell Path from PATH
+
     def quote(self, word: str) -> str:
         # So that the C runtime's rules, which nearly all programs follow, give it back.
         if word and not set(' \t\n\v"') & set(word):
@@ -1819,12 +1838,16 @@ class Windows(Platform):
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
                   ) -> "Dict[str, Any]":
         words = [os.fsdecode(word) for word in argv]
-        shell = os.environ.get("COMSPEC") or "cmd.exe"
+        shell = os.environ.get("COMSPEC") or os.path.join(os.environ.get("SYSTEMROOT", ""), "System32", "cmd.exe")
+        # cmd.exe cannot work in a network directory: it says so, and goes on in that of Windows.
+        refused = ("execute cmd in a network directory, which it would leave for that of Windows"
+                   if (cwd or "").replace("/", "\\").startswith("\\\\") else "")
         if line is not None:
-            refused = "give cmd a line with a line break in it, of which it would do the first part only"
+            if set("\r\n") & set(words[0]):
+                refused = "give cmd a line with a line break in it, of which it would do the first part only"
             # /s: cmd takes away the first and the last quotation mark, and touches nothing between them
-            return {"argv": [b"cmd"], "program": shell, "line": '"%s" /d /s /c "%s"' % (shell, words[0]),
-                    "refused": refused if set("\r\n") & set(words[0]) else ""}
+            return {"argv": [b"cmd"], "program": shell, "line": '"%s" /d /v:off /s /c "%s"' % (shell, words[0]),
+                    "refused": refused}
         name = os.path.join(cwd or "", words[0]) if "/" in words[0] or "\\" in words[0] else words[0]
         places = [""] if name != words[0] or os.path.isabs(name) else os.fsdecode(path).split(os.pathsep)
         endings = [""] if os.path.splitext(name)[1] else []
@@ -1835,13 +1858,15 @@ class Windows(Platform):
                 found = os.path.join(place.strip('"'), name + ending)
                 if not program and (os.path.isfile(found) or found == name and os.path.exists(found)):
                     program = os.path.abspath(found)
-        text, refused = " ".join([self.quote(word) for word in words]), ""
+        text = " ".join([self.quote(word) for word in words])
         if os.path.splitext(program)[1].lower() in (".bat", ".cmd"):
             # cmd executes it, and reads its arguments again in its own way; a quotation mark would end the quoting.
             if any(set('"%\r\n') & set(word) for word in words[1:]):
                 refused = "give a batch file an argument with a quotation mark, a percent sign or a line break in it"
-            text = '"%s" /d /s /c "%s"' % (shell, " ".join(['"%s"' % word for word in [program] + words[1:]]))
+            text = '"%s" /d /v:off /s /c "%s"' % (shell, " ".join(['"%s"' % word for word in [program] + words[1:]]))
             program = shell
+        else:
+            refused = ""
         return {"argv": argv, "program": program, "line": text, "refused": refused}
 
     def create_file(self, path: str, access: int, share: int, creation: int) -> int:
@@ -1861,17 +1886,33 @@ class Windows(Platform):
         if flags & 3 != os.O_RDONLY:
             access |= 0x00100004 if flags & os.O_APPEND else 0x40000000
         creation = 1 if flags & os.O_EXCL else 4 if flags & os.O_CREAT else 3
-        msvcrt: "Any" = __import__("msvcrt")
-        handle = self.create_file(self.at(directory, path)[0], access, 7, creation)
-        fd: int = msvcrt.open_osfhandle(handle, flags & 3 | 0x8080)  # O_NOINHERIT, O_BINARY
-        return fd
+        return self.as_fd(self.create_file(self.at(directory, path)[0], access, 7, creation), flags & 3)
+
+    def as_fd(self, handle: int, flags: int) -> int:
+        """Return a descriptor that has this handle from now on."""
+        try:
+            fd: int = __import__("msvcrt").open_osfhandle(handle, flags | 0x8080)  # O_NOINHERIT, O_BINARY
+            return fd
+        except OSError:
+            __import__("_winapi").CloseHandle(handle)
+            raise
 
     def open_directory(self, path: str, parent: "Optional[str]" = None) -> str:
         path = self.at(parent, path)[0]
+        if len(path) > 218 and not self.has_long_paths():  # of 259, the longest name in a run's directory takes 40
+            raise OSError(errno.ENAMETOOLONG, "the path is too long for this Windows; LongPathsEnabled would allow it",
+                          path)
         found = os.lstat(path)
         if found.st_mode & 0xF000 != 0x4000 or getattr(found, "st_reparse_tag", False):
             raise NotADirectoryError(20, "it is no directory", path)
         return path
+
+    def has_long_paths(self) -> bool:
+        ctypes: "Any" = __import__("ctypes")
+        try:
+            return bool(ctypes.WinDLL("ntdll").RtlAreLongPathsEnabled() & 0xFF)
+        except AttributeError:
+            return True  # wine
 
     def close_directory(self, directory: str) -> None:
         pass
@@ -1885,13 +1926,18 @@ class Windows(Platform):
         # Whoever makes a new one then keeps the directory where it is, and it is theirs.
         path, aside = self.at(directory, name)[0], to + "." + LOCK
         deadline = time.monotonic() + 1.0
+        ours = True
         while True:
             try:
-                try:
-                    os.rename(path + SEP + LOCK, aside)
-                    os.unlink(aside)
-                except FileNotFoundError:
-                    pass
+                if ours:
+                    try:
+                        os.rename(path + SEP + LOCK, aside)
+                        ours = False  # the next one is somebody else's
+                        os.unlink(aside)  # when we close it; or the next sweep deletes it
+                    except OSError as error:
+                        if isinstance(error, PermissionError) and ours:
+                            raise
+                        ours = False
                 return os.rename(path, to)
             except PermissionError:
                 if time.monotonic() >= deadline:
@@ -1953,8 +1999,11 @@ class Windows(Platform):
         """Wait until one of them is signalled; return its index, -1 at the deadline. Ctrl-C interrupts it."""
         winapi: "Any" = __import__("_winapi")
         while True:
-            left = min(max(deadline - time.monotonic(), 0.0) * 1000 + 1, 86400000.0)
-            found: int = winapi.WaitForMultipleObjects(handles, False, int(left))
+            left = min(max(deadline - time.monotonic(), 0.0) * 1000 + 1, 5000.0)
+            try:
+                found: int = winapi.WaitForMultipleObjects(handles, False, int(left))
+            except InterruptedError:
+                continue  # by Ctrl-C, of which the host's own handler has taken note
             if found < 64:
                 return found
             if time.monotonic() >= deadline:
@@ -1988,13 +2037,10 @@ class Windows(Platform):
     def take_lock(self, name: str, directory: str, seconds: float) -> int:
         # Open for writing, and shared with readers only: a second one is refused, until the last handle is
         # closed or its process dies. Handles are inherited, so a starting monitor keeps the lock.
-        msvcrt: "Any" = __import__("msvcrt")
         deadline = time.monotonic() + seconds
         while True:
             try:
-                handle = self.create_file(self.at(directory, name)[0], 0x40000000, 5, 4)
-                fd: int = msvcrt.open_osfhandle(handle, os.O_WRONLY | 0x8080)
-                return fd
+                return self.as_fd(self.create_file(self.at(directory, name)[0], 0x40000000, 5, 4), os.O_WRONLY)
             except OSError as error:
                 if getattr(error, "winerror", 0) != 32:  # ERROR_SHARING_VIOLATION
                     raise
@@ -2137,37 +2183,37 @@ class Windows(Platform):
         payload_end, feed = os.pipe()
         report, report_end = os.pipe()
         null = os.open(NULL, os.O_RDWR)
-        files = payload_end, report_end, null
+        files: "Tuple[int, ...]" = (payload_end, report_end, null)
+        process = (0, 0, 0)
         try:
             try:
                 # DETACHED_PROCESS, and CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
                 process = self.create_process(words[0], line, 0x01000008, variables, None, files, ())
             except PermissionError:  # a job object that lets nobody go
                 process = self.create_process(words[0], line, 0x00000008, variables, None, files, ())
-        finally:
-            for fd in files:
-                os.close(fd)
-        try:
             # The lock is handed over, not inherited: CreateProcess makes a process suspended, and who is killed
             # before it has resumed it leaves it so for ever, with all that it has inherited.
             lock = winapi.DuplicateHandle(winapi.GetCurrentProcess(), msvcrt.get_osfhandle(job_lock), process[0],
                                           0, False, 2)  # DUPLICATE_SAME_ACCESS
-            for part in payload + [b"%20d" % lock]:
-                while part:
-                    part = part[os.write(feed, part):]
-        except OSError:
-            pass  # it has died, or failed, before it has read all; its report says so
-        try:
+            for fd in files:
+                os.close(fd)
+            files = ()
+            try:
+                for part in payload + [b"%20d" % lock]:
+                    while part:
+                        part = part[os.write(feed, part):]
+            except OSError:
+                pass  # it has died, or failed, before it has read all; its report says so
             return os.read(report, 65536)
         finally:
-            os.close(feed)
-            os.close(report)
-            winapi.CloseHandle(process[0])
-            winapi.CloseHandle(process[1])
+            for fd in (*files, feed, report):
+                os.close(fd)
+            for handle in process[:2]:
+                if handle:
+                    winapi.CloseHandle(handle)
 
     def begin_monitor(self) -> None:
-        msvcrt: "Any" = __import__("msvcrt")
-        lock = msvcrt.open_osfhandle(int(os.read(0, 20)), 0x8080)  # see start_monitor
+        lock = self.as_fd(int(os.read(0, 20)), os.O_WRONLY)  # see start_monitor
         os.dup2(lock, 2)
         os.close(lock)
         self.events: "List[int]" = []
@@ -2191,11 +2237,13 @@ class Windows(Platform):
         ctypes: "Any" = __import__("ctypes")
         kernel = self.kernel()
         self.own_job: int = kernel.CreateJobObjectW(None, self.job_name(cookie))
+        self.events = [kernel.CreateEventW(None, False, False, self.job_name(cookie) + name) for name in ("-C", "-B")]
+        if not all([self.own_job, *self.events]):
+            raise ctypes.WinError(ctypes.get_last_error())
         # JOB_OBJECT_LIMIT_BREAKAWAY_OK, in JobObjectExtendedLimitInformation: monitors of other runs may leave.
         limits = (ctypes.c_uint * (36 if ctypes.sizeof(ctypes.c_size_t) == 8 else 28))()
         limits[4] = 0x800
         kernel.SetInformationJobObject(ctypes.c_void_p(self.own_job), 9, limits, ctypes.sizeof(limits))
-        self.events = [kernel.CreateEventW(None, False, False, self.job_name(cookie) + name) for name in ("-C", "-B")]
 
     def ask(self, run: "Run", members: "Members", number: int) -> bool:
         """Ask what shares the command's console to end; False if that cannot be, or shall not.
@@ -2213,15 +2261,35 @@ class Windows(Platform):
             if event:
                 kernel.CloseHandle(ctypes.c_void_p(event))
             return done
+        kernel.FreeConsole()
         for pid in members:
-            if kernel.AttachConsole(pid) or ctypes.get_last_error() == 5:  # we have it already
-                # A new console forgets handlers, and this event reaches us, too. We stay with that console: were
-                # it left now, the event could find us without a handler.
-                self.handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(lambda event: 1)
+            if kernel.AttachConsole(pid):
+                # A new console forgets handlers, and the event reaches us, too. When it has, we leave: whoever ends
+                # that console would end us with it.
+                heard: "List[int]" = []
+
+                def hear(event: int) -> int:
+                    heard.append(event)
+                    return 1
+                self.handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(hear)
                 kernel.SetConsoleCtrlHandler(self.handler, True)
-                return bool(kernel.GenerateConsoleCtrlEvent(kind, 0) or
+                sent = bool(kernel.GenerateConsoleCtrlEvent(kind, 0) or
                             kernel.GenerateConsoleCtrlEvent(0, 0))  # wine 8 delivers only this one
+                deadline = time.monotonic() + 1.0
+                while sent and not heard and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS)
+                if heard or not sent:
+                    kernel.FreeConsole()
+                return sent
         return False
+
+    def ask_when_told(self, event: int) -> None:
+        """Ask all of the run, since a stopper has set one of our events; a console may take a moment to be there."""
+        deadline = time.monotonic() + 0.5
+        while not self.ask((0, 0, 0, b"", 0, 0), {pid: 0 for pid in self.adopted()}, 2 if event == 1 else 15):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_SECONDS)
 
     def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
         ctypes: "Any" = __import__("ctypes")
@@ -2229,17 +2297,17 @@ class Windows(Platform):
         environment.setdefault("PYTHONUNBUFFERED", "1")
         environment.setdefault("PYTHONIOENCODING", "utf-8")  # in a file it would write in the code page's
         for name, value in order["environment"].items():
-            key = name.decode("utf-8", "surrogatepass").upper()  # Windows does not tell a from A in names
+            key = name.decode("utf-8", "surrogatepass")
             environment.pop(key, None)
             if value is not None:
                 environment[key] = value.decode("utf-8", "surrogatepass")
         cwd = None if order["cwd"] is None else order["cwd"].decode("utf-8", "surrogatepass")
         shown = order["argv"][0].decode("utf-8", "surrogatepass")
-        what, hint, number = "change to the working directory %s" % cwd, "", 0
+        what, hint, number, said = "change to the working directory %s" % cwd, "", 0, ""
         stdin = os.open(NULL, os.O_RDONLY)
         try:
-            if cwd is not None:
-                os.listdir(cwd)
+            if cwd is not None and not os.stat(cwd).st_mode & 0x4000:
+                raise NotADirectoryError(20, os.strerror(20))
             what = order["refused"] or "execute " + shown
             if order["refused"]:
                 number = 22
@@ -2255,11 +2323,13 @@ class Windows(Platform):
                 self.forbid((pid, process, thread))
                 what, number = "put the command into a job object", 13
         except OSError as error:
-            number = error.errno or 22
+            said = error.strerror or ""  # there are many reasons that have no number of their own in errno
+            number = 7 if getattr(error, "winerror", 0) == 206 else error.errno or 22  # 206: the line is too long
             hint = " (it is no program: name what executes it, as in python it.py)" if number == 8 else ""
         finally:
             os.close(stdin)
-        return 0, ("%d cannot %s: %s%s" % (number, what, os.strerror(number), hint)).encode("utf-8", "surrogatepass")
+        text = "%d cannot %s: %s%s" % (number, what, said or os.strerror(number), hint)
+        return 0, text.encode("utf-8", "surrogatepass")
 
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
         if not held[0]:
@@ -2287,7 +2357,7 @@ class Windows(Platform):
         while found > 0:
             found = self.await_handles([process] + self.events, self.deadline if timed else float("inf"))
             if found > 0:
-                self.ask((0, 0, 0, b"", 0, 0), {pid: 0 for pid in self.adopted()}, 2 if found == 1 else 15)
+                self.ask_when_told(found)
         if found < 0:
             return 0, None, None, None
         code = winapi.GetExitCodeProcess(process)
@@ -2313,7 +2383,7 @@ class Windows(Platform):
                 found = self.await_handles([handle] + self.events, float("inf"))
                 winapi.CloseHandle(handle)
                 if found > 0:
-                    self.ask((0, 0, 0, b"", 0, 0), {pid: 0 for pid in self.adopted()}, 2 if found == 1 else 15)
+                    self.ask_when_told(found)
                 return
         time.sleep(POLL_SECONDS)
 
@@ -2736,7 +2806,7 @@ class Store:
         if not os.path.isdir(self.path):
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             try:
-                os.mkdir(self.path, 0o700)
+                os.mkdir(self.path, platform.store_mode)
             except FileExistsError:
                 if not os.path.isdir(self.path):
                     raise
@@ -2951,7 +3021,7 @@ class Store:
         except OSError as error:
             # Something in it is open, as the job's lock is: Windows keeps that, NFS and FUSE under another name.
             # The next sweep deletes it.
-            if getattr(error, "winerror", 0) not in (32, 145) and error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+            if getattr(error, "winerror", 0) not in (5, 32, 145) and error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
                 raise
 
     def sweep(self) -> None:
@@ -3059,10 +3129,13 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
                 if piece["size"] and piece["size"] + len(part) > cap // 8:
                     name, parent = platform.at(directory, stream["name"] + ".log")
                     aside, _ = platform.at(directory, "%s.%015d.log" % (stream["name"], piece["offset"]))
-                    os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
-                    os.close(stream["fd"])
-                    piece = {"offset": piece["offset"] + piece["size"], "size": 0}
-                    stream.update(fd=None, pieces=stream["pieces"] + [piece])
+                    try:
+                        os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+                        os.close(stream["fd"])
+                        piece = {"offset": piece["offset"] + piece["size"], "size": 0}
+                        stream.update(fd=None, pieces=stream["pieces"] + [piece])
+                    except PermissionError:
+                        pass  # on Windows, while a reader has it open: it grows on
                 if stream["fd"] is None:
                     stream["fd"] = open_log(directory, stream["name"])
                 written = os.write(stream["fd"], part)
@@ -3073,11 +3146,16 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
             if not full or all([len(each["pieces"]) < 2 for each in streams]):
                 return lost + len(part)
         if full:
-            each = max([each for each in streams if len(each["pieces"]) > 1],
-                       key=lambda each: sum([piece["size"] for piece in each["pieces"]]))
+            older = [each for each in streams if len(each["pieces"]) > 1]
+            if not older:
+                return lost + len(part)
+            each = max(older, key=lambda each: sum([piece["size"] for piece in each["pieces"]]))
             piece = each["pieces"].pop(0)
             name, parent = platform.at(directory, "%s.%015d.log" % (each["name"], piece["offset"]))
-            os.unlink(name, dir_fd=parent)
+            try:
+                os.unlink(name, dir_fd=parent)
+            except OSError:
+                pass  # on Windows, while a reader has it open
             lost += piece["size"]
     return lost
 
@@ -3506,7 +3584,7 @@ def check_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[by
         if value is not None and not isinstance(value, str):
             raise SchemaError("envs: the value of %s must be text (or None, to unset it), not %s"
                               % (key, type(value).__name__))
-        name = to_bytes("the name of an environment variable", key)
+        name = to_bytes("the name of an environment variable", platform.variable(key))
         changes[name] = None if value is None else to_bytes("envs: the value of " + key, value)
     return changes
 
@@ -3835,7 +3913,7 @@ class Jobs:
             after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
             monitor = record.monitor_pid or 0
             trying = (platform.start_time(monitor) == record.monitor_start
-                      and platform.cookie_of(monitor) == MONITOR_COOKIE)
+                      and platform.cookie_of(monitor) in (None, MONITOR_COOKIE))
             if after is not None and after.status == LOST and not trying:  # a monitor that lives will write the end yet
                 self.store.append(job_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
