@@ -308,7 +308,7 @@ def small_scanner(read_int: "Any") -> "Any":
         digits = text[at + (char == "-"):end]
         _, dot, fraction = digits.partition(".")
         if not digits[:1].isdigit() or digits[0] == "0" and digits[1:2].isdigit() or dot and not fraction[:1].isdigit():
-            raise ValueError("no JSON value at %d" % at)
+            raise IndexError(at)
         return (read_int if digits.isdigit() else float)(text[at:end]), end
     return scan
 
@@ -843,8 +843,8 @@ class Posix(Platform):
     monitor_os = "posix"
     monitor_needs: "Tuple[str, ...]" = (
                      "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
-                     "block_size", "sync_directories", "adopt_orphans", "hold_command", "become_command", "permit",
-                     "forbid", "set_timer", "await_child", "end_of_any", "children", "adopted", "await_adopted")
+                     "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command", "become_command",
+                     "permit", "forbid", "set_timer", "await_child", "end_of_any", "children", "adopted", "await_adopted")
 
     def host(self) -> str:
         return os.uname().nodename
@@ -1240,6 +1240,20 @@ class Posix(Platform):
     def adopt_orphans(self, cookie: bytes) -> None:
         pass
 
+    def call_library(self, name: str, words: "Tuple[int, ...]") -> None:
+        """Call a function of the C library with these words, if that can be done here; else orphans go to init."""
+        # The C half of ctypes costs 0.08 MB and half a millisecond, a tenth of the whole. Minimal Pythons lack it.
+        ffi: "Any"
+        try:
+            if "_rawffi" in __import__("sys").builtin_module_names:  # PyPy; its _ctypes is another, and costs 12 ms
+                ffi = __import__("_rawffi")
+                ffi.get_libc().ptr(name, ["L"] * len(words), "i")(*[ffi.Array("L")(1, [word]) for word in words])
+            else:
+                import _ctypes as ffi
+                ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), name), words)
+        except Exception:
+            pass
+
     def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         go, permit = os.pipe()
@@ -1415,19 +1429,7 @@ class Linux(Posix):
         return stat[0] == b"T" if stat else None
 
     def adopt_orphans(self, cookie: bytes) -> None:
-        # prctl(PR_SET_CHILD_SUBREAPER, 1), see prctl(2). The C half of ctypes costs 0.08 MB and half a
-        # millisecond, a tenth of the whole. Minimal Pythons lack it, emulators the call: then orphans go to init.
-        words = (36, 1, 0, 0, 0)
-        ffi: "Any"
-        try:
-            if "_rawffi" in __import__("sys").builtin_module_names:  # PyPy; its _ctypes is another, and costs 12 ms
-                ffi = __import__("_rawffi")
-                ffi.get_libc().ptr("prctl", ["L"] * 5, "i")(*[ffi.Array("L")(1, [word]) for word in words])
-            else:
-                import _ctypes as ffi
-                ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), "prctl"), words)
-        except Exception:
-            pass
+        self.call_library("prctl", (36, 1, 0, 0, 0))  # PR_SET_CHILD_SUBREAPER, see prctl(2); emulators may lack it
 
     def children(self, parent: int) -> "List[int]":
         try:
@@ -1691,14 +1693,10 @@ class Ps(Posix):
 
     def adopt_orphans(self, cookie: bytes) -> None:
         # FreeBSD has procctl(P_PID, pid, PROC_REAP_ACQUIRE, NULL); macOS and the other BSDs have nothing like it.
-        try:
-            import _ctypes
-            ctypes: "Any" = _ctypes
-            name, arguments = (("procctl", (0, os.getpid(), 2, None)) if os.uname().sysname == "FreeBSD"
-                               else ("prctl", (36, 1, 0, 0, 0)))
-            ctypes.call_function(ctypes.dlsym(ctypes.dlopen(None, 0), name), arguments)
-        except Exception:
-            pass
+        if os.uname().sysname == "FreeBSD":
+            self.call_library("procctl", (0, os.getpid(), 2, 0))
+        elif os.uname().sysname == "Linux":
+            self.call_library("prctl", (36, 1, 0, 0, 0))
 
     def children(self, parent: int) -> "List[int]":
         # Only of use, and worth a scan, where orphans are adopted; and where our own helpers can be told from them.

@@ -734,6 +734,8 @@ def test_where_there_is_no_posix_spawn_jobs_start_all_the_same(store):
 def test_where_there_is_no_resource_module_all_but_the_memory_is_known(jobs, cli, monkeypatch, tmp_path, lacks):
     without = ("#!%s\nimport posix, sys\nsys.modules['resource'] = None\n%s\nstub = sys.argv[sys.argv.index('-c') + 1]\n"
                "sys.argv = sys.argv[sys.argv.index('-c') + 1:]\nexec(stub, sys.modules['__main__'].__dict__)\n")
+    if "waitid" in lacks and not hasattr(os, "waitid"):
+        pytest.skip("this Python has no waitid anyway")
     if "wait4" in lacks:  # in its place one that fails as the real one does, after it has reaped the child
         lacks = "def wait4(pid, options):\n    posix.waitpid(pid, options)\n    raise ImportError\nposix.wait4 = wait4"
     monkeypatch.setattr(Jobs, "python", make_script(tmp_path / "without", without % (PYTHON, lacks), 0o755))
@@ -851,6 +853,8 @@ def test_in_a_c_locale_everything_is_utf_8(cli, jobs, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("pypy3"), reason="there is no pypy3 here (apt-get install pypy3)")
 def test_a_monitor_of_another_kind_of_python_is_refused(jobs, monkeypatch):
+    if sys.implementation.name != "cpython":
+        pytest.skip("this is that other kind")
     monkeypatch.setattr(Jobs, "python", shutil.which("pypy3"))
     with pytest.raises(NodejobsError, match="its monitor died; see whether .*pypy3 runs, and is Python"):
         jobs.run(["true"], "a")
@@ -3688,6 +3692,7 @@ NASTY = ["a b", "$HOME", "*", "'", '"', "\\", "\\'", "", "\n", "é", os.fsdecode
 
 
 @needs_sshd
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython can print every word in a C locale")
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C", "POSIX"])
 def test_every_word_arrives_on_the_other_machine_as_it_is(on, fleet, locale):
     script = "import os, sys; print([os.fsencode(word) for word in sys.argv[1:]])"

@@ -29,9 +29,11 @@ class Setup:
 
     `full` has all tests run by a Python of the platform itself; else the tests of the command line are run by
     ours, and that Python runs nodejobs; or those that `tests` tells. `within` are words that go before pytest's.
+    `shaky` says that it has faults of its own, which come and go.
     """
 
-    def __init__(self, what, full=False, python=sys.executable, env=None, within=(), tests=()):
+    def __init__(self, what, full=False, python=sys.executable, env=None, within=(), tests=(), shaky=False):
+        self.shaky = shaky
         self.what, self.full, self.python, self.env, self.within = what, full, python, env or {}, list(within)
         self.tests = list(tests) or ["test_nodejobs.py" + ("" if full else "::TestEverywhere")]
 
@@ -107,11 +109,11 @@ def version_of(python, code="import sys; print('%d.%d' % sys.version_info[:2])",
         return ""
 
 
-def black_box(what, words, env=None, within=(), root=None, patience=1):
+def black_box(what, words, env=None, within=(), root=None, patience=1, shaky=False):
     env = dict(env or {}, NODEJOBS_TEST_PYTHON=words, NODEJOBS_TEST_PATIENCE=str(patience))
     if root:
         env["NODEJOBS_TEST_ROOT"] = root
-    return Setup(what, env=env, within=within)
+    return Setup(what, env=env, within=within, shaky=shaky)
 
 
 # ------ CPython and PyPy of this machine ------
@@ -337,7 +339,7 @@ def windows(minor, cache, quick):
         "SERVER", shlex.quote(find("wineserver")))
     return black_box("Windows CPython %s by %s" % (said.decode().strip(), wine),
                      "%s %s" % (shlex.quote(find("wine64")), shlex.quote(python)), env=wine_environment(cache),
-                     within=["flock", os.path.join(cache, "wine.lock"), "sh", "-ec", script, "sh"], patience=4)
+                     within=["flock", os.path.join(cache, "wine.lock"), "sh", "-ec", script, "sh"], patience=4, shaky=True)
 
 
 # ------ all of them ------
