@@ -241,6 +241,8 @@ def recycled_monitor(path, name):
 
 @attack("truth: a recycled pid")
 def recycled(room):
+    if not hasattr(os, "posix_spawn"):
+        raise Missing("os.posix_spawn, to take a pid in time")
     words = namespaces()
     for turn in range(room.size(10, 1)):
         for tick in (True, False):
