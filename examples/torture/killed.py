@@ -13,7 +13,6 @@ import concurrent.futures
 import re
 import shutil
 import subprocess
-import sys
 
 from harness import Missing, attack, eventually
 from struck import DEPTHS, Blow, Case
@@ -106,8 +105,8 @@ SCENES = {"launcher": [("long", False), ("short", False)],
 
 def cut(room, plan):
     """Return the whole plan at full size; else a cut, without what only looks or closes."""
-    if sys.implementation.name != "cpython":
-        raise Missing("CPython: by its calls the processes are told apart")
+    if not plan:
+        raise Missing("CPython: by its calls such a process is told from others")
     if not room.full:
         dull = ("close", "newfstatat", "getdents64", "rt_sigaction", "read")
         plan = [entry for entry in plan if entry[3].call not in dull]
