@@ -2100,7 +2100,7 @@ class Windows(Platform):
         job = self.job(run[3])
         pids: "List[int]" = []
         if job:
-            pids = [pid for pid in self.members(job) if self.start_time(pid) is not None or pid in self.members(job)]
+            pids = self.members(job)
             __import__("_winapi").CloseHandle(job)
         alive: "Members" = {}
         for pid in {*pids, *known, run[0]} - {0, os.getpid()}:

@@ -2650,7 +2650,8 @@ MOUNTS = {
     "vfat": 'truncate -s 40M "$0/image"; mkfs.vfat "$0/image" >/dev/null; '
             'mount -o loop "$0/image" "$1"',
     "exfat": 'truncate -s 40M "$0/image"; mkfs.exfat "$0/image" >/dev/null; loop=$(losetup -f --show "$0/image"); '
-             'mount "$loop" "$1" || mount.exfat-fuse "$loop" "$1" >/dev/null; losetup -d "$loop"',
+             'mount "$loop" "$1" || mount.exfat-fuse "$loop" "$1" >/dev/null || { losetup -d "$loop"; exit 1; }; '
+             'losetup -d "$loop"',
 }
 ODD_IDS = ["Backup", "backup", "dot.", "dot", "con", "größe", "a/../b", " blank ", "-", "x" * 255, "*", "ﬁ", "fi"]
 
