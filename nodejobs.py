@@ -91,20 +91,21 @@ if TYPE_CHECKING:
     Run = Tuple[int, int, int, bytes, int, int]  # the command's pid, start time, mark; cookie; the monitor's pid, start
     # How a process ended: pid, exit code or None, signal or None, its seconds of CPU and KiB of memory where known
     Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
+    Ticket = Tuple[int, str, str]  # a run's place in its queue: number, cookie, kind
     Option = Tuple[str, str, Any, Any, str]
     Column = Tuple[str, int, List[str]]  # title, least width, cells
 
 __version__ = "1.0.0"
-__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "JobEvent",
+__all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "JobEvent", "QueueRecord",
            "NodejobsError",
            "SchemaError", "StoreError", "UnknownJob", "JobRunning", "CannotStop"]
 
 
 # ------ 1. words ------
 
-STARTING, RUNNING, STOPPING = "starting", "running", "stopping"
+QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
 FINISHED, FAILED, STOPPED, FAILED_START, LOST = "finished", "failed", "stopped", "failed_start", "lost"
-ACTIVE = (STARTING, RUNNING, STOPPING)
+ACTIVE = (QUEUED, STARTING, RUNNING, STOPPING)
 ENDED = (FINISHED, FAILED, STOPPED, FAILED_START, LOST)
 STATUSES = frozenset(ACTIVE + ENDED)
 
@@ -128,7 +129,9 @@ JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line 
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
 # Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
-FORMAT = 1            # of the journal; a reader that knows less says so
+FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
+QUEUES = ".queues"    # no job's directory begins with a dot
+SLOTS = 1             # jobs of a queue that may run at once
 FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
@@ -163,8 +166,9 @@ class JobRunning(NodejobsError):
     """The job is active, so it cannot be started again or removed. `record` is its record."""
 
     def __init__(self, record: "JobRecord", refused: str) -> None:
-        super().__init__("%s: job %r is %s (run %s, pid %s); wait for it, or stop it first"
-                         % (refused, record.self_id, record.status, record.run, record.last_pid))
+        super().__init__("%s: job %r is %s (run %s%s); wait for it, or stop it first"
+                         % (refused, record.self_id, record.status, record.run,
+                            "" if record.status == QUEUED else ", pid %s" % record.last_pid))
         self.record = record
 
 
@@ -485,6 +489,7 @@ class JobRecord(BaseData):
 
     class Status:
         """The values of `status`."""
+        c_queued = QUEUED              # it waits for its turn, or for others to end; it has no process
         c_starting = STARTING          # its launcher is starting it
         c_running = RUNNING            # the command runs
         c_stopping = STOPPING          # it was asked to stop and something of it still runs
@@ -521,6 +526,12 @@ class JobRecord(BaseData):
     suspended = Field(bool, doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
     left_behind = Field(list, doc="[pid, start time] of processes that its command left in the background")
     merge = Field(bool, default=False, doc="stderr goes into stdout.log")
+    queue = Field(str, doc="the queue that it was put into")
+    queued_at = Field(str, doc="when")
+    position = Field(int, doc="while it is queued: its place in that queue; 1 is the next")
+    after = Field(list, doc="[id, run, cookie] of each run that must have ended before it may start")
+    after_ok = Field(list, doc="the same of those that must have finished; otherwise it is never started")
+    waits_for = Field(list, doc="while it is queued: the ids of those that have not ended yet")
     stop_signal = Field(str, doc="name of the signal with which it was asked to stop")
     stopped_by = Field(str, doc="user and process that asked it to stop")
     dirname = Field(str, doc="name of the job's directory in the store")
@@ -602,6 +613,17 @@ class JobRecordDict(dict):  # type: ignore[type-arg]
     """Job id -> JobRecord, sorted by id."""
 
 
+class QueueRecord(BaseData):
+    """How a queue stands."""
+
+    queue = Field(str, required=True, doc="its name")
+    slots = Field(int, doc="how many of its jobs may run at once")
+    paused = Field(bool, doc="whether nothing is started from it")
+    paused_by = Field(str, doc="user and process that paused it, or resumed it")
+    running = Field(list, doc="ids of those of its jobs that run, in the order in which they were queued")
+    waiting = Field(list, doc="ids of those that wait, the next one first")
+
+
 # ------ 3. platform ------
 
 class Platform:
@@ -650,6 +672,10 @@ class Platform:
         """Write a word as a command line has to have it."""
         raise NotImplementedError
 
+    def umask(self) -> "Optional[int]":
+        """Return our file mode creation mask; None where the system has none."""
+        return None
+
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
                   ) -> "Dict[str, Any]":
         """Return what hold_command needs to execute `argv`, or the shell `line`: its "argv", "programs" and more.
@@ -685,7 +711,7 @@ class Platform:
         raise NotImplementedError
 
     def is_ours(self, directory: "Any") -> bool:
-        """Tell whether a directory that we are about to use was made by our user."""
+        """Tell whether an open file or directory that we are about to use was made by our user."""
         raise NotImplementedError
 
     def boot_id(self) -> str:
@@ -836,6 +862,10 @@ class Platform:
         """Wait until one of those has ended, or some time."""
         raise NotImplementedError
 
+    def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
+        """Start a program that reads from that file, and for which nobody waits."""
+        raise NotImplementedError
+
 
 class Posix(Platform):
     """What POSIX gives; which processes there are is left to the system's own class below."""
@@ -843,8 +873,9 @@ class Posix(Platform):
     monitor_os = "posix"
     monitor_needs: "Tuple[str, ...]" = (
                      "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
-                     "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command", "become_command",
-                     "permit", "forbid", "set_timer", "await_child", "end_of_any", "children", "adopted", "await_adopted")
+                     "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
+                     "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
+                     "adopted", "await_adopted", "is_ours", "start_apart")
 
     def host(self) -> str:
         return os.uname().nodename
@@ -862,6 +893,11 @@ class Posix(Platform):
 
     def environment(self) -> "Dict[bytes, bytes]":
         return dict(os.environb)
+
+    def umask(self) -> int:
+        mask = os.umask(0o077)  # there is no call that only asks; for this moment, what others make is private
+        os.umask(mask)
+        return mask
 
     def quote(self, word: str) -> str:
         plain = frozenset("%+,-./:=@_")
@@ -1387,6 +1423,16 @@ class Posix(Platform):
         except ChildProcessError:
             pass
 
+    def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
+        if not os.fork():
+            try:
+                null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+                for target, fd in enumerate((stdin, null, null)):
+                    os.dup2(fd, target)
+                os.execve(argv[0], argv, os.environ)
+            finally:
+                os._exit(127)
+
 
 class Linux(Posix):
     """/proc and pidfds."""
@@ -1401,6 +1447,13 @@ class Linux(Posix):
             with open("/proc/sys/kernel/random/boot_id") as file:
                 self.known_boot_id = file.read().strip() + " " + os.readlink("/proc/self/ns/pid")
         return self.known_boot_id
+
+    def umask(self) -> int:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Umask:"):  # since Linux 4.7
+                    return int(line.split()[1], 8)
+        return super().umask()
 
     def stat(self, pid: "Union[int, str]") -> "List[bytes]":
         """Return the fields of /proc/PID/stat from the third, the state, on (see proc(5)); [] for a zombie."""
@@ -1635,7 +1688,7 @@ class Ps(Posix):
                 found = {part.partition(b" ")[0] for part in command.split(b" " + COOKIE_VARIABLE + b"=")[1:]}
                 if len(found) == 1 and (MONITOR_COOKIE in found or b" NODEJOBS_RUN=" in command):
                     cookie = found.pop()
-                elif b" -I -S -c import " in command and b" nodejobs-monitor " in command:
+                elif b" -I -S -c import " in command and b" nodejobs-" in command:
                     cookie = MONITOR_COOKIE
             table[int(words[0])] = int(words[1]), int(words[2]), start, words[3][:1], cookie
         return table
@@ -1763,7 +1816,7 @@ class Windows(Platform):
                      "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
                      "await_handles", "ask", "ask_when_told", "as_fd", "adopted", "await_adopted", "members",
                      "is_console", "process", "has_long_paths", "start_time", "mark", "cookie_of",
-                     "is_command", "await_end", "tree", "kill", "end_tree")
+                     "is_ours", "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree")
 
     def kernel(self) -> "Any":
         """Return kernel32; what it takes and returns is declared where an int of 32 bits would not do."""
@@ -2148,8 +2201,8 @@ class Windows(Platform):
                 time.sleep(POLL_SECONDS)  # some may not be opened, so not be waited for
         return sorted(members)
 
-    def create_process(self, program: str, line: str, flags: int, environment: "Dict[str, str]", cwd: "Optional[str]",
-                       files: "Sequence[int]", also: "Sequence[int]") -> "Tuple[int, int, int]":
+    def create_process(self, program: str, line: str, flags: int, environment: "Optional[Dict[str, str]]",
+                       cwd: "Optional[str]", files: "Sequence[int]", also: "Sequence[int]") -> "Tuple[int, int, int]":
         """Create a process with three files as its standard ones; return its handle, its thread's and its pid.
 
         It inherits these, the handles `also`, and nothing else.
@@ -2209,6 +2262,15 @@ class Windows(Platform):
             for handle in process[:2]:
                 if handle:
                     winapi.CloseHandle(handle)
+
+    def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
+        winapi: "Any" = __import__("_winapi")
+        words = [word.decode("utf-8", "surrogatepass") for word in argv]
+        null = os.open(NULL, os.O_RDWR)
+        line = " ".join([self.quote(word) for word in words])
+        for handle in self.create_process(words[0], line, 0x00000008, None, None, (stdin, null, null), ())[:2]:
+            winapi.CloseHandle(handle)
+        os.close(null)
 
     def begin_monitor(self) -> None:
         lock = self.as_fd(int(os.read(0, 20)), os.O_WRONLY)  # see start_monitor
@@ -2496,7 +2558,8 @@ def fold(journal: bytes) -> "Dict[str, Any]":
             except ValueError:
                 damaged += bool(line.strip())
     state: "Dict[str, Any]" = {}
-    if entries and (not isinstance(entries[0], dict) or entries[0].get("status") != STARTING):
+    if entries and (not isinstance(entries[0], dict) or entries[0].get("status") not in (
+            QUEUED, STARTING)):
         damaged += 1
     for entry in entries:
         if not isinstance(entry, dict):
@@ -2724,14 +2787,15 @@ class Translate:
 
 
 class JobLock:
-    """The lock of a job (rule 1) as a context. `starting` says that a monitor may have inherited it.
+    """The lock of a job (rule 1), or of a queue, as a context. `starting` says that a monitor may have inherited it.
 
     In a store that others can write to, a link may lie in the place of anything that we are about to open.
     So nothing is opened through one: the job's directory is `directory`, a descriptor, and all in it goes by that.
     """
 
-    def __init__(self, store: "Store", job_id: str, create: bool) -> None:
-        self.path, self.create, self.job_id = store.job_dir(job_id), create, job_id
+    def __init__(self, path: str, job_id: str, create: bool, what: str = "job") -> None:
+        self.path, self.create, self.job_id = path, create, job_id
+        self.what = "%s %r" % (what, job_id)
         self.directory: "Any" = None
         self.fd, self.starting = -1, False
 
@@ -2739,7 +2803,7 @@ class JobLock:
         deadline = time.monotonic() + LOCK_SECONDS
         while not self.attempt():
             if time.monotonic() > deadline:
-                raise StoreError("the directory of job %r vanishes again and again" % self.job_id, self.path)
+                raise StoreError("the directory of %s vanishes again and again" % self.what, self.path)
         return self
 
     def attempt(self) -> bool:
@@ -2758,8 +2822,8 @@ class JobLock:
         try:
             self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS)
             if self.fd < 0:
-                raise StoreError("job %r is locked: another nodejobs has been starting or removing it for %d s; "
-                                 "try again, or see who has %s open" % (self.job_id, LOCK_SECONDS, self.path),
+                raise StoreError("%s is locked: another nodejobs has been at it, starting or removing, for %d s; "
+                                 "try again, or see who has %s open" % (self.what, LOCK_SECONDS, self.path),
                                  self.path)
             if os.fstat(self.fd).st_ino == os.stat(self.path + SEP + LOCK).st_ino:
                 return True
@@ -2789,6 +2853,9 @@ def processes_of(state: "Dict[str, Any]") -> "Run":
     reaped = state.get("status") in ENDED and state["status"] != LOST  # so that pid is free for a stranger
     return (state.get("last_pid") or 0, state.get("pid_start") or 0, -1 if reaped else state.get("pid_mark") or 0,
             str(state.get("cookie")).encode(), state.get("monitor_pid") or 0, state.get("monitor_start") or 0)
+
+
+WAITING, DEPENDENT, STARTED, SPOOL = "waiting", "dependent", "started", "spool"
 
 
 class Store:
@@ -2918,7 +2985,7 @@ class Store:
     def resolve(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Optional[Dict[str, Any]]":
         """Find out about a run whose journal tells no end: is it active, or has it been left without one?"""
         job_lock = os.path.dirname(logdir) + SEP + LOCK
-        while True:
+        while state.get("status") != QUEUED:
             # In this order: the job's lock is dropped after the run's is taken and the start's outcome is
             # written, the run's lock after the end is. So if the journal has not changed after both were
             # seen free, nobody is left who could write to it.
@@ -2941,13 +3008,18 @@ class Store:
                 break
             state = again
         status = state.get("status")
+        if status == QUEUED:
+            return state
         if monitored or starting:
             if not starting and status not in (RUNNING, STOPPING):
                 status = RUNNING  # a full disk kept the monitor from writing it
         elif state.get("outcome") in ENDED:
             status = state["outcome"]  # rule 6: the machine went down between the two lines
-        elif "last_pid" not in state and status == STARTING and monitored is not None:
-            status = FAILED_START  # rule 4
+        elif "last_pid" not in state and status == STARTING and monitored is not None:  # rule 4
+            if "queued_at" in state:  # who was about to start it was killed
+                state["status"] = QUEUED
+                return state
+            status = FAILED_START
             state.setdefault("error", "nodejobs was killed while it started the job; the command never ran")
         elif self.is_alive(state):
             status = STOPPING if status == STOPPING else RUNNING
@@ -2974,10 +3046,11 @@ class Store:
             return False
         return platform.is_command(processes_of(state))
 
-    def new_run(self, lock: JobLock, entry: "Dict[str, Any]") -> "Tuple[int, Any]":
+    def new_run(self, lock: JobLock, entry: "Dict[str, Any]", enqueue: "Any" = None) -> "Tuple[int, Any]":
         """Make a new run of the locked job, with its journal's first line; return its number and directory.
 
-        The directory is a handle, to be closed. It is ours, so nobody can plant anything in it.
+        The directory is a handle, to be closed. It is ours, so nobody can plant anything in it. `enqueue` is called
+        with the number before there is a journal, that is, before there is such a run.
         """
         run = max(self.runs(lock.directory) or [0]) + 1
         name, parent = platform.at(lock.directory, "%06d" % run)
@@ -2987,9 +3060,14 @@ class Store:
             if not platform.is_ours(directory):
                 raise StoreError("the new directory of job %r has another owner: somebody else has put it there; "
                                  "keep the jobs in a place of your own" % lock.job_id, lock.path)
+            if enqueue is not None:
+                enqueue(run)
             fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
+                if enqueue is not None:
+                    os.fsync(fd)  # it has to outlast a power cut, as nobody might miss it
+                    platform.sync_directories(directory)
             finally:
                 os.close(fd)
         except BaseException:
@@ -3009,6 +3087,141 @@ class Store:
             append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
         finally:
             os.close(fd)
+
+    # A queue is a directory with a ticket for each of its runs that waits or was started from it, NUMBER-COOKIE.KIND:
+    # the numbers are the order, and in the file is the run's directory. Beside the ticket of a run that has not been
+    # started is COOKIE.spool, for its owner only: all that it takes to start it. What only waits for others, in no
+    # queue, is in the directory "-".
+
+    def queue_dir(self, queue: "Optional[str]") -> str:
+        return self.path + SEP + QUEUES + SEP + ("-" if queue is None else escape_id(queue))
+
+    def queue_names(self) -> "List[Optional[str]]":
+        try:
+            names = os.listdir(self.path + SEP + QUEUES)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        queues = [(None if name == "-" else unescape_id(name), name) for name in sorted(names)]
+        return [queue for queue, name in queues if queue is not None or name == "-"]
+
+    def lock_queue(self, queue: "Optional[str]", create: bool) -> JobLock:
+        if create:
+            try:
+                os.mkdir(self.path + SEP + QUEUES)
+            except FileExistsError:
+                pass
+        return JobLock(self.queue_dir(queue), queue or "-", create, "queue")
+
+    def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
+        """Return how many slots a queue has, and whether it is paused, by whom."""
+        state = {"slots": SLOTS, "paused": False, "paused_by": None}
+        for line in (read_journal(self.queue_dir(queue) + SEP + JOURNAL) or b"").decode("utf-8", "replace").split("\n"):
+            try:
+                entry = read_json(line)
+            except ValueError:
+                continue  # torn
+            if isinstance(entry, dict) and QueueRecord.fields["slots"].accepts(entry.get("slots")):
+                state.update(entry)
+        return state
+
+    def set_queue(self, lock: JobLock, entry: "Dict[str, Any]") -> None:
+        """Note in the journal of a locked queue what has changed."""
+        fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT, lock.directory)
+        try:
+            append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
+        finally:
+            os.close(fd)
+
+    def tickets(self, queue: "Optional[str]") -> "Tuple[List[Ticket], Set[str]]":
+        """Return the tickets of a queue, in its order, and the cookies of those runs that have not been started."""
+        tickets, spooled = [], set()
+        try:
+            names = os.listdir(self.queue_dir(queue))
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        for name in names:
+            stem, _, kind = name.rpartition(".")
+            number, _, cookie = stem.partition("-")
+            if kind == SPOOL:
+                spooled.add(stem)
+            elif kind in (WAITING, DEPENDENT, STARTED) and number.isdecimal():
+                tickets.append((int(number), cookie, kind))
+        return sorted(tickets), spooled
+
+    def holder(self, queue: "Optional[str]", ticket: "Ticket") -> "Any":
+        """Return the record of a ticket's run; None if there is none, or none any more."""
+        text = read_journal(self.queue_dir(queue) + SEP + "%09d-%s.%s" % ticket) or b""
+        name, _, run = text.decode("ascii", "replace").strip().rpartition("/")
+        job_id = unescape_id(name) if name else None
+        record = self.read(job_id, int(run)) if job_id is not None and run.isdecimal() else None
+        return record if record is not None and record.cookie in (None, ticket[1]) else None
+
+    def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str, spool: bytes) -> None:
+        """Give a run a place in a locked queue, and spool what it takes to start it."""
+        names = logdir.rpartition(SEP)
+        text = "%s/%s\n" % (names[0].rpartition(SEP)[2], names[2])
+        for name, mode, content in (("%09d-%s.%s" % ticket, 0o666, text.encode()),
+                                    ("%s.%s" % (ticket[1], SPOOL), 0o600, spool)):
+            path, parent = platform.at(lock.directory, name)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode, dir_fd=parent)
+            try:
+                while content:
+                    content = content[os.write(fd, content):]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        platform.sync_directories(lock.directory)
+
+    def move_ticket(self, lock: JobLock, ticket: "Ticket", to: "Ticket") -> None:
+        path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
+        os.rename(path, platform.at(lock.directory, "%09d-%s.%s" % to)[0], src_dir_fd=parent, dst_dir_fd=parent)
+
+    def drop_ticket(self, lock: JobLock, ticket: "Ticket") -> None:
+        """Take a run out of a locked queue: it is over, or there is none."""
+        self.drop_spool(lock.path, ticket[1])
+        path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
+        os.unlink(path, dir_fd=parent)
+
+    def spool_path(self, queue_dir: str, cookie: str) -> str:
+        return queue_dir + SEP + cookie + "." + SPOOL
+
+    def drop_spool(self, queue_dir: str, cookie: str) -> None:
+        try:
+            os.unlink(self.spool_path(queue_dir, cookie))
+        except FileNotFoundError:
+            pass
+
+    def read_spool(self, queue_dir: str, cookie: str) -> "Optional[bytes]":
+        """Return what it takes to start a run; None if it is not ours to start, b"" if that is gone."""
+        try:
+            fd = platform.open(self.spool_path(queue_dir, cookie), os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        except PermissionError:
+            return None
+        try:
+            return read_whole(fd) if platform.is_ours(fd) else None
+        finally:
+            os.close(fd)
+
+    def keep_starter(self, path: str, starter: bytes) -> None:
+        """Keep what a monitor has to execute when it ends (see start_next) at that path."""
+        try:
+            if read_journal(path) == starter:
+                return
+        except OSError:
+            pass
+        fresh = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())  # which is swept if we are killed
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        try:
+            while starter:
+                starter = starter[os.write(fd, starter):]
+        finally:
+            os.close(fd)
+        try:
+            os.replace(fresh, path)
+        except PermissionError:
+            os.unlink(fresh)  # on Windows, while somebody reads it
 
     def discard(self, name: str, parent: "Any" = None) -> None:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
@@ -3345,6 +3558,11 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
         if noted:
             write_end(directory, journal, lock, "failed_start", {"error": problem, "ended_at": now}, "")
         return None
+    if order["spool"]:
+        try:
+            os.unlink(order["spool"])  # it is no longer queued: see the tickets in Store
+        except OSError:
+            pass  # then its ticket goes first, and this with it
     failing = platform.permit(held)
     if not failing:
         try:
@@ -3409,6 +3627,28 @@ def outlast(order: "Dict[str, Any]") -> None:
         platform.await_adopted()
 
 
+def start_next(order: "Dict[str, Any]") -> None:
+    """Where jobs wait in a queue of this store, have started what is due: by a process that has all of nodejobs in it.
+
+    It finds that in a file that our user has put into the store, with the Python and the stub to execute it by.
+    """
+    spooled = []
+    try:
+        for queue in os.listdir(order["queues"]):
+            try:
+                spooled += [name for name in os.listdir(order["queues"] + b"/" + queue) if name[-6:] == b".spool"]
+            except OSError:
+                pass  # no directory, or not ours to read
+        if spooled:
+            starter = platform.open(order["starter"], os.O_RDONLY, None)
+            if platform.is_ours(starter):
+                python, stub = os.read(starter, 4096).split(b"\n")[:2]
+                os.lseek(starter, len(python) + len(stub) + 2, 0)
+                platform.start_apart([python, b"-I", b"-S", b"-c", stub, order["store"], b"nodejobs-starter"], starter)
+    except (OSError, ValueError):
+        pass  # whoever asks next starts it
+
+
 def open_run(order: "Dict[str, Any]") -> "Any":
     """Open the run's directory. It has to be the very one that the launcher made: see Store.new_run."""
     directory = platform.open_directory(order["directory"], None)
@@ -3418,6 +3658,8 @@ def open_run(order: "Dict[str, Any]") -> "Any":
 
 
 def monitor_run(order: "Dict[str, Any]") -> None:
+    if order["umask"] is not None:
+        os.umask(order["umask"])
     directory = open_run(order)
     lock = platform.take_run_lock(directory)  # rule 3
     journal = platform.open("journal.jsonl", os.O_RDWR | os.O_APPEND, directory)
@@ -3427,6 +3669,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     command = start_command(order, directory, journal, lock, pump)
     if command is None:
         report("")
+        start_next(order)
         os._exit(0)
     let_go(2)  # the job's lock (rule 1): the outcome of the start is in the journal
     report("")
@@ -3465,6 +3708,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
         end["error"] = "exit code %s" % exit_code
     write_end(directory, journal, lock, outcome, end, "")
     platform.drop_run_lock(lock)
+    start_next(order)
     # What has left its session and scrubbed its environment is found by stop as long as we are its parent.
     outlast(order)
     for ended in order.get("pumps", ()):
@@ -3503,12 +3747,24 @@ def monitor_boot() -> None:
 
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go, report, was_asked_to_stop,
-                 write_end, open_log, start_command, await_command, left_behind, outlast, open_run, monitor_run,
-                 monitor_main)
+                 write_end, open_log, start_command, await_command, left_behind, outlast, start_next, open_run,
+                 monitor_run, monitor_main)
 PUMP_NEEDS = (put, open_streams, pump_logs, pump_pipe, answer_for, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
                      "NULL": NULL, "SEP": SEP, "SIGKILL": SIGKILL, "KILLED": KILLED}
+
+
+STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
+           "exec(marshal.load(open(0,'rb')),scope);scope['Jobs'](sys.argv[1]).start_due()"
+           % sys.implementation.hexversion)
+OURSELVES = sys._getframe().f_code  # of the whole module, wherever it was read from
+
+
+def starter(python: str) -> bytes:
+    """Return what start_next has to find."""
+    import marshal
+    return b"%s\n%s\n%s" % (os.fsencode(python), STARTER.encode(), marshal.dumps(OURSELVES))
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -3594,6 +3850,17 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
     return record
 
 
+def check_queue(queue: "Any", slots: "Any") -> None:
+    """Raise SchemaError unless this can be the name of a queue, and a number of slots, or None."""
+    if queue is not None:
+        try:
+            escape_id(queue)
+        except SchemaError as error:
+            raise SchemaError("the name of a queue is like a job id; %s" % error) from None
+    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots < 1 << 31):
+        raise SchemaError("slots must be a number of jobs, 1 or more, not %.40r" % (slots,))
+
+
 class Jobs:
     """Run, track, log and stop external commands, kept in one directory.
 
@@ -3629,8 +3896,10 @@ class Jobs:
     def run(self, command: "Command", job_id: "Optional[str]" = None,
             cwd: "Union[None, str, os.PathLike[str]]" = None, envs: "Optional[Mapping[str, Optional[str]]]" = None,
             *, startsecs: float = STARTSECS, fresh_for: "Optional[float]" = None, timeout: "Optional[float]" = None,
-            merge: bool = False, max_log: "Optional[int]" = None, **fields: "Any") -> "Any":
-        """Start a command and return its record, without waiting for its end.
+            merge: bool = False, max_log: "Optional[int]" = None, queue: "Optional[str]" = None,
+            slots: "Optional[int]" = None, after: "Union[str, Sequence[str]]" = (),
+            after_ok: "Union[str, Sequence[str]]" = (), first: bool = False, **fields: "Any") -> "Any":
+        """Start a command, or queue it, and return its record, without waiting for its end.
 
         command    a list is executed as it is; a string is a shell command line
         job_id     by default one is made up, readable and new
@@ -3639,15 +3908,21 @@ class Jobs:
         startsecs  watch it for so many seconds, and return the moment it ends; with 0, return as soon as
                    its exec is known to have succeeded. A shell that ends with 126 or 127 within this time
                    could not start what it was given: failed_start
-        fresh_for  if the last run finished with success within so many seconds, or runs now, return that
-                   record and start nothing
+        fresh_for  if the last run finished with success within so many seconds, or is queued or runs now,
+                   return that record and start nothing
         timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed
         merge      send its stderr to stdout.log too, in order
         max_log    bytes that its logs may take together: the oldest output is dropped for the newest
+        queue      the name of a queue: it is started when its turn has come, first in, first out
+        slots      how many jobs of that queue may run at once, from now on; 1 for a new queue
+        after      ids of jobs whose newest runs must have ended, however, before it is started
+        after_ok   the same, but they must have finished; otherwise it becomes failed_start
+        first      put it at the front of the queue
         fields     the fields that a subclass of JobRecord adds (see record_class)
 
-        A command that cannot be executed is no exception: the record says failed_start, and why.
-        Raises JobRunning if the job is active.
+        A command that cannot be executed is no exception: the record says failed_start, and why. What is queued
+        gets our environment, working directory and umask when it starts; other limits are of who starts it.
+        Raises JobRunning if the job is active, UnknownJob for what `after` and `after_ok` do not find.
         """
         shown, argv = check_command(command)
         check_seconds("startsecs", startsecs)
@@ -3658,41 +3933,283 @@ class Jobs:
         changes = check_environment(envs)
         if job_id is not None:
             escape_id(job_id)
+        check_queue(queue, slots)
+        if queue is None and (slots is not None or first):
+            raise SchemaError("slots and first are matters of a queue; name one")
+        afters = {name: [ids] if isinstance(ids, str) else list(ids)
+                  for name, ids in (("after", after), ("after_ok", after_ok)) if ids}
+        if job_id is not None and job_id in sum(afters.values(), []):
+            raise SchemaError("job %r cannot wait for itself" % job_id)
+        if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
+            raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
+                                "of version %s" % sys.version.split()[0])
         entry = self._first_line(shown, cwd, fields)
         entry.update(timeout=timeout, merge=bool(merge))
         if max_log is not None:
             entry["max_log"] = max_log
+        launch = {"argv": argv, "changes": changes, "environment": platform.environment(), "umask": None,
+                  "startsecs": startsecs if isinstance(shown, str) else 0.0, "change_directory": cwd is not None}
         with Translate("write to", self.db_path):
             self.store.make()
+            if queue is not None or afters:
+                entry.update({name: self._newest_runs(ids) for name, ids in afters.items()},
+                             status=QUEUED, format=FORMAT, queued_at=iso_time(time.time()), queue=queue)
             if job_id is None:
                 job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
-            with JobLock(self.store, job_id, create=True) as lock:
-                last = self.store.read(job_id, holding=True)
-                if last is not None and fresh_for is not None and (not last.ended or self._is_fresh(last, fresh_for)):
-                    self._say("%s is fresh: %s" % (job_id, last.status))
-                    return last
-                if last is not None and last.status is None:
-                    raise StoreError("not started: nobody can tell whether %r still runs, %s; run it as the user who "
-                                     "may read %s" % (job_id, last.error, last.logdir), last.logdir)
-                if last is not None and not last.ended:
-                    raise JobRunning(last, "not started")
-                run, directory = self.store.new_run(lock, entry)
-                try:
-                    self._start(dict(entry, run=run), argv, changes, startsecs if isinstance(shown, str) else 0.0,
-                                cwd is not None, lock, directory)
-                finally:
-                    platform.close_directory(directory)
-                started = self.store.read(job_id, run, holding=True)
-                if started is None:
-                    raise StoreError("somebody has taken away the directory of run %d of job %r; if it was started, "
-                                     "nobody will know what becomes of it" % (run, job_id), lock.path)
-                if started.monitor_pid is not None and not platform.reap(started.monitor_pid, False):
-                    self._adopted.append(started.monitor_pid)
-                self._forget_old_runs(lock)
-            record = self._await(started, time.monotonic() + startsecs) or started
+            if entry["status"] == QUEUED:
+                record = self._enqueue(job_id, entry, launch, fresh_for, slots, first)
+            else:
+                with JobLock(self.store.job_dir(job_id), job_id, create=True) as lock:
+                    record = self._needless(lock, fresh_for)
+                    if record is None:
+                        run, directory = self.store.new_run(lock, entry)
+                        try:
+                            record = self._start(dict(entry, run=run), launch, lock, directory)
+                        finally:
+                            platform.close_directory(directory)
+            if record.cookie != entry["cookie"]:
+                self._say("%s is fresh: %s" % (job_id, record.status))
+                return record
+            if record.status != QUEUED:
+                record = self._await(record, time.monotonic() + startsecs) or record
         self._reap()
-        self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, run, record.last_pid))
+        self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, record.run, record.last_pid))
+        self.start_due()
+        self._place([record])
         return record
+
+    def _needless(self, lock: JobLock, fresh_for: "Optional[float]") -> "Any":
+        """Return the record that makes another run of the locked job needless, if there is one."""
+        last = self.store.read(lock.job_id, holding=True)
+        if last is not None and fresh_for is not None and (not last.ended or self._is_fresh(last, fresh_for)):
+            return last
+        if last is not None and last.status is None:
+            raise StoreError("not started: nobody can tell whether %r still runs, %s; run it as the user who "
+                             "may read %s" % (lock.job_id, last.error, last.logdir), last.logdir)
+        if last is not None and not last.ended:
+            raise JobRunning(last, "not started")
+        return None
+
+    def _newest_runs(self, ids: "Sequence[str]") -> "List[List[Any]]":
+        """Return [id, run, cookie] of the newest runs of these jobs. That they exist leaves no room for a cycle."""
+        records = [known(self.store.read(job_id), job_id, None, self.db_path) for job_id in dict.fromkeys(ids)]
+        return [[record.self_id, record.run, record.cookie] for record in records]
+
+    def _enqueue(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]", fresh_for: "Optional[float]",
+                 slots: "Optional[int]", first: bool) -> "Any":
+        """Queue a run, and start it if it is due; return its record."""
+        import marshal
+        if entry["cwd"] is None:
+            raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
+        queue, cookie = entry["queue"], entry["cookie"]
+        launch.update(umask=platform.umask(), change_directory=True)
+        # A lock of a queue is always taken before one of a job.
+        with self.store.lock_queue(queue, create=True) as line:
+            with JobLock(self.store.job_dir(job_id), job_id, create=True) as lock:
+                record = self._needless(lock, fresh_for)
+                if record is not None:
+                    return record
+                if slots is not None and slots != self.store.queue_state(queue)["slots"]:
+                    self.store.set_queue(line, {"slots": slots})
+                self.store.keep_starter(self._starter_path(), starter(self.python))
+                tickets, _ = self.store.tickets(queue)
+                numbers = [number for number, _, _ in tickets] or [500000000]  # between all that may ever be needed
+                ticket = (min(numbers) - 1 if first else max(numbers) + 1, cookie,
+                          DEPENDENT if "after" in entry or "after_ok" in entry else WAITING)
+
+                def spool(run: int) -> None:
+                    # Version 2 of marshal is the same in all Pythons.
+                    self.store.write_ticket(line, ticket, self.store.run_dir(job_id, run), marshal.dumps(launch, 2))
+                run = 0
+                try:
+                    run, directory = self.store.new_run(lock, entry, spool)
+                    platform.close_directory(directory)
+                finally:
+                    if not run:
+                        self.store.drop_ticket(line, ticket)
+            self._serve(queue, line, set(), own=cookie)
+        return self.store.read(job_id, run)
+
+    def _starter_path(self) -> str:
+        return self.db_path + SEP + QUEUES + SEP + ".starter-" + escape_id(platform.user() or "-")
+
+    def start_due(self) -> None:
+        """Start what is due in the queues: for example after a reboot. Any call that may write does this, too."""
+        tried: "Set[str]" = set()
+        try:
+            queues = self.store.queue_names()
+            again = True
+            while again:  # what cannot be started has ended, and others may wait for that
+                again = False
+                for queue in queues:
+                    if self.store.tickets(queue)[1]:
+                        with self.store.lock_queue(queue, create=False) as line:
+                            again = self._serve(queue, line, tried) or again
+        except (OSError, NodejobsError) as error:
+            self._say("cannot start what is due: %s" % error)
+
+    def _serve(self, queue: "Optional[str]", line: JobLock, tried: "Set[str]", own: "Optional[str]" = None) -> bool:
+        """Start what is due in a locked queue; return whether any run has ended instead.
+
+        `tried` are those that could not be started now; an error of the run with the cookie `own` is raised.
+        """
+        state = self.store.queue_state(queue)
+        tickets, spooled = self.store.tickets(queue)
+        running, ended = 0, False
+        waiting = []
+        for ticket in tickets:
+            _, cookie, kind = ticket
+            record = self.store.holder(queue, ticket) if kind == STARTED else None
+            if kind != STARTED or record is not None and record.status == QUEUED:
+                waiting.append(ticket)
+            elif record is None or record.ended:
+                self.store.drop_ticket(line, ticket)
+            else:
+                running += 1
+        for ticket in waiting:
+            _, cookie, kind = ticket
+            full = state["paused"] or queue is not None and running >= state["slots"]
+            if full and kind != DEPENDENT or cookie in tried:
+                continue
+            record = self.store.holder(queue, ticket)
+            if record is None or record.ended:
+                self.store.drop_ticket(line, ticket)
+                continue
+            never = self._never(record)
+            if never is None or never == "" and full:
+                continue
+            tried.add(cookie)
+            try:
+                record = self._start_queued(record, queue, line, ticket, never)
+            except NodejobsError as error:
+                if cookie == own:
+                    raise
+                self._say("cannot start %s: %s" % (record.self_id, error))
+                record = self.store.holder(queue, ticket)
+            running += record is not None and record.status not in (QUEUED, *ENDED)
+            ended = ended or record is not None and record.ended
+        return ended
+
+    def _never(self, record: "Any") -> "Optional[str]":
+        """Return why a queued run can never be started; "" if it may be started now, None if it has to wait."""
+        waits = False
+        for needed, runs in (("", record.after), (FINISHED, record.after_ok)):
+            for job_id, run, cookie in runs or ():
+                other = self.store.read(job_id, run)
+                if other is not None and other.cookie != cookie and other.cookie is not None:
+                    other = None  # another one, of the same number
+                if other is None and needed:
+                    return ("it was to start only if %s finished, and that run was removed before anybody could see it"
+                            % job_id)
+                if needed and other.ended and other.status != needed:
+                    return "it was to start only if %s finished, and that is %s%s" % (
+                        job_id, other.status, ": " + other.error if other.error else "")
+                waits = waits or other is not None and not other.ended
+        return None if waits else ""
+
+    def _start_queued(self, record: "Any", queue: "Optional[str]", line: JobLock, ticket: "Ticket",
+                      never: str) -> "Any":
+        """Start a run from its locked queue, or end it because it can `never` be; return its record."""
+        import marshal
+        with JobLock(self.store.job_dir(record.self_id), record.self_id, create=False) as lock:
+            before, record = record, self.store.read(record.self_id, record.run, holding=True)
+            if record is None or record.cookie != before.cookie or record.status != QUEUED:
+                return None  # somebody has stopped or removed it
+            directory = platform.open_directory("%06d" % record.run, lock.directory)
+            try:
+                spool = self.store.read_spool(line.path, record.cookie) if platform.is_ours(directory) else None
+                if spool is None:
+                    return record  # it is of another user, whom it has to wait for
+                try:
+                    launch = marshal.loads(spool)
+                except (EOFError, ValueError, TypeError):
+                    never = never or "what was spooled to start it is gone or damaged: %s" % (
+                        self.store.spool_path(line.path, record.cookie))
+                if never:
+                    return self._end_queued(record, line.path, {"status": FAILED_START, "error": never})
+                started = (ticket[0], ticket[1], STARTED)
+                self.store.move_ticket(line, ticket, started)
+                self.store.keep_starter(self._starter_path(), starter(self.python))
+                changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
+                self.store.append(record.self_id, record.run, changed, record.cookie)
+                record.update(changed)
+                return self._start(record, launch, lock, directory)
+            finally:
+                platform.close_directory(directory)
+
+    def _end_queued(self, record: "Any", queue_dir: str, entry: "Dict[str, Any]") -> "Any":
+        """Write the end of a queued run of a locked job, which nobody can start now; return its record."""
+        self.store.append(record.self_id, record.run, dict(entry, ended_at=iso_time(time.time())), record.cookie)
+        self.store.drop_spool(queue_dir, record.cookie)
+        return self.store.read(record.self_id, record.run, holding=True)
+
+    def _place(self, records: "Iterable[Any]") -> None:
+        """Fill in the position of what is queued, and what it waits for."""
+        places: "Dict[Optional[str], List[str]]" = {}
+        for record in records:
+            if record.status == QUEUED:
+                if record.queue not in places:
+                    tickets, spooled = self.store.tickets(record.queue)
+                    places[record.queue] = [cookie for _, cookie, _ in tickets if cookie in spooled]
+                others = [self.store.read(job_id, run) for job_id, run, _ in
+                          (record.after or []) + (record.after_ok or [])]
+                place = places[record.queue]
+                record["position"] = place.index(record.cookie) + 1 if record.queue and record.cookie in place else None
+                record["waits_for"] = [other.self_id for other in others if other is not None and not other.ended]
+
+    def queues(self) -> "Dict[str, QueueRecord]":
+        """Return {name: how it stands} of all queues, sorted by name."""
+        found = {}
+        with Translate("read", self.db_path):
+            for queue in self.store.queue_names():
+                if queue is not None:
+                    record = QueueRecord(self.store.queue_state(queue), True, queue=queue, running=[], waiting=[])
+                    for ticket in self.store.tickets(queue)[0]:
+                        holder = self.store.holder(queue, ticket)
+                        if holder is not None and not holder.ended:
+                            (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
+                    found[queue] = record
+        return found
+
+    def pause(self, queue: str) -> "QueueRecord":
+        """Start nothing from that queue, which may be a new one, until it is resumed; what runs goes on."""
+        return self._set_queue(queue, {"paused": True})
+
+    def resume(self, queue: str, slots: "Optional[int]" = None) -> "QueueRecord":
+        """Start again what is due in that queue; with `slots`, set how many of its jobs may run at once."""
+        return self._set_queue(queue, {"paused": False, **({} if slots is None else {"slots": slots})})
+
+    def _set_queue(self, queue: str, changes: "Dict[str, Any]") -> "QueueRecord":
+        check_queue(queue, changes.get("slots"))
+        with Translate("write to", self.db_path):
+            self.store.make()
+            with self.store.lock_queue(queue, create=True) as line:
+                before = self.store.queue_state(queue)
+                after = dict(before, paused_by="%s, pid %d" % (platform.user(), os.getpid()), **changes)
+                if dict(after, paused_by=before["paused_by"]) != before:
+                    self.store.set_queue(line, after)
+        self.start_due()
+        return self.queues()[queue]
+
+    def first(self, job_id: str) -> "Any":
+        """Move a queued job to the front of its queue; return its record.
+
+        Raises UnknownJob if there is no such job, NodejobsError if it is in no queue any more.
+        """
+        record = known(self.get_status(job_id), job_id, None, self.db_path)
+        with Translate("write to", self.db_path):
+            if record.status == QUEUED and record.queue is not None:
+                with self.store.lock_queue(record.queue, create=False) as line:
+                    tickets, spooled = self.store.tickets(record.queue)
+                    for ticket in tickets:
+                        if ticket[1] == record.cookie and ticket[1] in spooled:
+                            self.store.move_ticket(line, ticket, (tickets[0][0] - 1, *ticket[1:]))
+                            break
+        self.start_due()
+        after = known(self.get_status(job_id), job_id, None, self.db_path)
+        if record.status != QUEUED or record.queue is None:
+            raise NodejobsError("job %r is in no queue: it is %s" % (job_id, after.status))
+        return after
 
     def _first_line(self, shown: "Union[str, List[str]]", cwd: "Union[None, str, os.PathLike[str]]",
                     fields: "Dict[str, Any]") -> "Dict[str, Any]":
@@ -3714,7 +4231,7 @@ class Jobs:
             directory = None  # ours was deleted; the command starts there all the same
         to_bytes("cwd", directory or "")
         return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
-                     "format": FORMAT, "user": platform.user(), "host": platform.host(),
+                     "format": 1, "user": platform.user(), "host": platform.host(),
                      "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
 
     def _new_id(self, program: str) -> str:
@@ -3733,29 +4250,44 @@ class Jobs:
         ended_at = epoch_time(record.ended_at)
         return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
-    def _start(self, entry: "Dict[str, Any]", argv: "List[bytes]", changes: "Dict[bytes, Optional[bytes]]",
-               shell_startsecs: float, change_directory: bool, lock: JobLock, run_directory: "Any") -> None:
-        """Start the run's monitor; return when the journal has the outcome of the start."""
+    def _start(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock, run_directory: "Any") -> "Any":
+        """Start the monitor of a run of the locked job; return its record when the outcome of the start is known."""
         job_id, run = lock.job_id, entry["run"]
-        if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
-            raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
-                                "of version %s" % sys.version.split()[0])
+        self._start_monitor(entry, launch, lock, run_directory)
+        started = self.store.read(job_id, run, holding=True)
+        if started is None:
+            raise StoreError("somebody has taken away the directory of run %d of job %r; if it was started, "
+                             "nobody will know what becomes of it" % (run, job_id), lock.path)
+        if started.monitor_pid is not None and not platform.reap(started.monitor_pid, False):
+            self._adopted.append(started.monitor_pid)
+        self._forget_old_runs(lock)
+        return started
+
+    def _start_monitor(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock,
+                       run_directory: "Any") -> None:
+        job_id, run = lock.job_id, entry["run"]
         directory = self.store.run_dir(job_id, run)
-        # The monitor has our environment, less what an enclosing job left in it; the command's changes come
+        # The monitor has the launcher's environment, less what an enclosing job left in it; the command's changes come
         # with the order, so that they neither disturb the monitor nor show in its /proc/PID/environ.
-        environment = {key: value for key, value in platform.environment().items()
-                       if not key.startswith(b"NODEJOBS_")}
+        environment = {key: value for key, value in launch["environment"].items() if not key.startswith(b"NODEJOBS_")}
         environment[COOKIE_VARIABLE] = MONITOR_COOKIE
+        changes = dict(launch["changes"])
         changes.update({b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"), b"NODEJOBS_RUN": b"%d" % run,
                         b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
+        argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None
+        queued = "queued_at" in entry and entry["queued_at"] is not None
         order = {
             "directory": os.fsencode(directory), "identity": platform.identity(run_directory), "environment": changes,
-            "cwd": os.fsencode(entry["cwd"]) if change_directory else None, "merge": entry["merge"],
+            "cwd": os.fsencode(entry["cwd"]) if launch["change_directory"] else None, "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
-            "shell_startsecs": shell_startsecs,
+            "shell_startsecs": launch["startsecs"], "umask": launch["umask"],
             "max_log": entry.get("max_log"),
+            "store": os.fsencode(self.db_path), "queues": os.fsencode(self.db_path + SEP + QUEUES),
+            "starter": os.fsencode(self._starter_path()),
+            "spool": os.fsencode(self.store.spool_path(self.store.queue_dir(entry["queue"]), entry["cookie"]))
+            if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
         answer = b""
         try:
@@ -3767,6 +4299,8 @@ class Jobs:
         except OSError as error:
             lock.starting = False
             problem = "cannot start %s: %s" % (self.python, error.strerror)
+            if queued and error.errno in (errno.EAGAIN, *TOO_FEW):
+                raise  # our own shortage; it stays queued
             if error.errno == errno.E2BIG:
                 self.store.append(job_id, run, {
                     "status": FAILED_START, "errno": errno.E2BIG,
@@ -3799,8 +4333,15 @@ class Jobs:
 
     def _await(self, record: "Any", deadline: float) -> "Any":
         """Wait until the run has ended or the deadline; return its record then, None if it was removed."""
+        pause, next_look = POLL_SECONDS, 0.0
         while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
-            if record.last_pid is None:
+            if record.status == QUEUED:
+                if time.monotonic() >= next_look:
+                    self.start_due()  # whoever waits for it sees to it that it comes to its turn
+                    next_look = time.monotonic() + 1.0
+                time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
+                pause = min(1.1 * pause, FOLLOW_SECONDS)
+            elif record.last_pid is None:
                 time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
             elif record.monitored:
                 here = record.boot_id == platform.boot_id()
@@ -3819,7 +4360,10 @@ class Jobs:
         """Return the record of a job's newest run, or of the run with that number; None if there is none."""
         self._reap()
         with Translate("read", self.db_path):
-            return self.store.read(job_id, run)
+            record = self.store.read(job_id, run)
+            if record is not None and record.status == QUEUED:
+                self._place([record])
+            return record
 
     def list_status(self, filter: "Optional[Mapping[str, Any]]" = None) -> "JobRecordDict":
         """Return {id: record of its newest run}, sorted by id, of all jobs or those that match the filter.
@@ -3835,6 +4379,7 @@ class Jobs:
                 record = self.store.read_newest(job_id, directory)
                 if record is not None and (not wanted or wanted.matches(record)):
                     found[job_id] = record
+            self._place(found.values())
         return found
 
     list = list_status
@@ -3851,6 +4396,8 @@ class Jobs:
         with Translate("read", self.db_path):
             record = self.store.read(job_id)
             record = self._await(record, time.monotonic() + (float("inf") if timeout is None else timeout))
+            if record is not None:
+                self._place([record])
         self._reap()
         return record
 
@@ -3867,7 +4414,10 @@ class Jobs:
         with Translate("read", self.db_path):
             record = self.store.read(job_id)
             deadline = time.monotonic() + LOCK_SECONDS
-            while record is not None and record.status == STARTING:
+            while record is not None and record.status in (QUEUED, STARTING):
+                if record.status == QUEUED:
+                    record = self._stop_queued(record, stopped_by)
+                    continue
                 if time.monotonic() > deadline:
                     raise CannotStop(record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
                 time.sleep(POLL_SECONDS)
@@ -3919,7 +4469,23 @@ class Jobs:
                 after = self.store.read(job_id, record.run)
             if after is not None and after.status in ACTIVE and platform.is_command(processes_of(after)):
                 raise CannotStop(after, [after.last_pid], "its command, pid %d, lives on" % after.last_pid)
-            return after
+        self.start_due()
+        return after
+
+    def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
+        """End a queued run, unless it has been started meanwhile; return its record."""
+        try:
+            with JobLock(self.store.job_dir(record.self_id), record.self_id, create=False):
+                before, record = record, self.store.read(record.self_id, record.run, holding=True)
+                if record is None or record.cookie != before.cookie:
+                    return None
+                if record.status == QUEUED:
+                    record = self._end_queued(record, self.store.queue_dir(record.queue), {
+                        "status": STOPPED, "stopped_by": stopped_by, "error": "it was stopped before it was started"})
+        except FileNotFoundError:
+            return None
+        self.start_due()
+        return record
 
     def job_logs(self, job_id: str, run: "Optional[int]" = None) -> "Tuple[str, str]":
         """Return (stdout, stderr) as text; bytes that are not UTF-8 become U+FFFD.
@@ -4030,6 +4596,8 @@ class Jobs:
                 if again is None or again.cookie != record.cookie:
                     return
                 record = again
+                if record.status == QUEUED:
+                    self.start_due()
             if record.status not in ACTIVE:
                 yield record, True
                 return
@@ -4094,19 +4662,22 @@ class Jobs:
     def remove(self, job_id: str) -> "Any":
         """Delete a job, all its runs and logs; return the record of its newest run.
 
-        Raises UnknownJob if there is none, JobRunning if it is active.
+        A queued one leaves its queue. Raises UnknownJob if there is none, JobRunning if it runs.
         """
         known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("remove from", self.db_path):
             try:
-                with JobLock(self.store, job_id, create=False) as lock:
+                with JobLock(self.store.job_dir(job_id), job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
-                    if not record.ended:
+                    if not record.ended and record.status != QUEUED:
                         raise JobRunning(record, "not removed")
+                    if record.status == QUEUED:
+                        self.store.drop_spool(self.store.queue_dir(record.queue), record.cookie)
                     self.store.discard(lock.path)
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
+        self.start_due()
         return record
 
     def prune(self, older_than: "Optional[float]" = None, keep: "Optional[int]" = None,
@@ -4128,12 +4699,13 @@ class Jobs:
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
                 try:
-                    with JobLock(self.store, job_id, create=False) as lock:
+                    with JobLock(self.store.job_dir(job_id), job_id, create=False) as lock:
                         removed += self._prune_job(lock, older_than, keep)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # removed meanwhile, or no job
             if removed:
                 self.store.sweep()
+        self.start_due()
         return removed
 
     def _age(self, record: "JobRecord") -> float:
@@ -4192,6 +4764,14 @@ def count(text: str) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise SchemaError("%.40r is not a number from 0 to 999999999" % text)
     return int(text)
+
+
+def queue_and_slots(text: str) -> "Tuple[str, Optional[int]]":
+    """Read the name of a queue, and after a colon how many of its jobs may run at once: "gpu", "gpu:2"."""
+    name, colon, slots = text.rpartition(":")
+    name, number = (name, int(slots)) if colon and slots.isdecimal() and len(slots) < 10 else (text, None)
+    check_queue(name, number)
+    return name, number
 
 
 def read_path(text: str) -> str:
@@ -4283,8 +4863,13 @@ def command_text(command: "Any") -> str:
 
 
 def state_of(record: JobRecord) -> str:
-    """Say a record's status, and whether the command is suspended."""
-    return str(record.status or "unknown") + (", suspended" if record.suspended else "")
+    """Say a record's status, and whether the command is suspended, or what it waits for."""
+    text = str(record.status or "unknown") + (", suspended" if record.suspended else "")
+    if record.waits_for:
+        text += ", after " + ", ".join(record.waits_for)
+    elif record.position:
+        text += ", %d in %s" % (record.position, record.queue)
+    return text
 
 
 def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times: "List[str]",
@@ -4357,7 +4942,8 @@ def one_line(record: JobRecord) -> str:
     if record.ended:
         return "%s (run %s%s)" % (text, record.run,
                                   ", %s" % human_seconds(record.duration) if record.duration is not None else "")
-    return "%s (run %s, pid %s)" % (text, record.run, record.last_pid)
+    return text + (" (run %s)" % record.run if record.status == QUEUED else
+                   " (run %s, pid %s)" % (record.run, record.last_pid))
 
 
 def tail(path: str, lines: int) -> LogTail:
@@ -4528,10 +5114,13 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
     if options.follow and options.json:
         raise SchemaError("--follow shows the output itself; take either that or --json")
     before = iso_time(time.time())
+    queue, slots = options.queue or (None, None)
     record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
-                      fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log)
-    if not options.json and options.fresh is not None and (record.started_at or before) < before:
-        complain("%s is %s; nothing was started" % (record.self_id, "fresh" if record.ended else "still running"))
+                      fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log,
+                      queue=queue, slots=slots, after=options.after, after_ok=options.after_ok, first=options.first)
+    if not options.json and options.fresh is not None and (record.queued_at or record.started_at or before) < before:
+        state = "fresh" if record.ended else "still %s" % record.status
+        complain("%s is %s; nothing was started" % (record.self_id, state))
     word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
     if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
         complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
@@ -4572,6 +5161,26 @@ def ago(text: "Optional[str]") -> str:
     return human_seconds(max(time.time() - (epoch_time(text) or 0.0), 0.0)) + " ago"
 
 
+def why_queued(jobs: Jobs, record: JobRecord) -> str:
+    """Say what a queued job waits for."""
+    if record.waits_for:
+        needed = [job_id for job_id, _, _ in record.after_ok or ()]
+        return "it waits until " + " and ".join(["%s has %s" % (job_id, "finished" if job_id in needed else "ended")
+                                                for job_id in record.waits_for])
+    queue = jobs.queues().get(record.queue)
+    due = "it is due, and nobody was there to start it; `queue start` does, and any run, wait or stop of %s" % (
+        record.user)
+    if record.queue is None or queue is None:
+        return due
+    if queue.paused:
+        return "the queue %s was paused by %s; `queue resume` lets it go on" % (record.queue, queue.paused_by)
+    if len(queue.running) >= queue.slots:
+        return "it is number %s in the queue %s, of which %s" % (
+            record.position, record.queue, "%s runs" % queue.running[0] if len(queue.running) == 1 else
+            "%d run: %s" % (len(queue.running), ", ".join(queue.running)))
+    return due if record.position == 1 else "it is number %s in the queue %s" % (record.position, record.queue)
+
+
 def story(record: JobRecord) -> str:
     """Say in words what became of a job, by whom, and when."""
     text = record.error or "exit code %s" % record.exit_code
@@ -4583,7 +5192,8 @@ def story(record: JobRecord) -> str:
         text = "%s, asked it to stop by %s, %s; it still runs" % (
             record.stopped_by, record.stop_signal, ago(record.last_update))
     elif record.status == STOPPED:
-        text = "%s, stopped it by %s" % (record.stopped_by or "somebody", record.stop_signal)
+        text = "%s, stopped it%s" % (record.stopped_by or "somebody",
+                                     " by " + record.stop_signal if record.stop_signal else "")
         if record.signal not in (None, record.stop_signal):
             text += ", but only %s ended it" % record.signal
         elif record.exit_code is not None:
@@ -4592,7 +5202,9 @@ def story(record: JobRecord) -> str:
         text += " (%s)" % SIGNAL_REASONS[record.signal]
     if record.error and record.error not in text:
         text += "; " + record.error
-    return text + (", %s, after %s" % (ago(record.ended_at), human_seconds(record.duration)) if record.ended_at else "")
+    if record.ended_at:
+        text += ", %s" % ago(record.ended_at)
+    return text + (", after %s" % human_seconds(record.duration) if record.ended and record.started_at else "")
 
 
 def command_line(jobs: Jobs, words: "Sequence[str]") -> str:
@@ -4633,20 +5245,22 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
     if options.json:
         say_json(record)
         return 0
-    say("%s: %s" % (printable(record.self_id), coloured(record.status, state_of(record))))
+    say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
     process = "pid %s of %s on %s" % (record.last_pid, record.user, record.host)
     if record.monitored is False and record.status != STARTING:
         process += "; its monitor was killed, so its exit code will not be known"
-    ended = "%s, after %s" % (local_time(record.ended_at), human_seconds(record.duration))
+    ended = local_time(record.ended_at) + (", after %s" % human_seconds(record.duration) if record.started_at else "")
     usual = usual_of(jobs, record)
     rows = [
-        ("why", story(record)),
+        ("why", why_queued(jobs, record) if record.status == QUEUED else story(record)),
         ("progress", None if usual is None else progress(record, usual)),
         ("exit code", record.exit_code),
         ("signal", record.signal),
         ("command", command_text(record.command)),
         ("directory", record.cwd),
         ("run", record.run),
+        ("queue", record.queue),
+        ("queued", local_time(record.queued_at) if record.queued_at else None),
         ("started", local_time(record.started_at) if record.started_at else None),
         ("ended", ended if record.ended_at else None),
         ("may run for", None if record.timeout is None else human_seconds(record.timeout)),
@@ -4867,6 +5481,44 @@ def verb_remove(jobs: Jobs, options: "Any") -> int:
     return each(jobs, options.words, jobs.remove, options.json, "removed")
 
 
+def verb_queue(jobs: Jobs, options: "Any") -> int:
+    action, *names = options.words
+    if action not in QUEUE_ACTIONS:
+        raise SchemaError("queue takes %s, not %r" % (", ".join(QUEUE_ACTIONS), action))
+    if len(names) != (action not in ("list", "start")):
+        raise SchemaError("queue %s takes %s" % (action, "no name" if names else QUEUE_ACTIONS[action]))
+    if action == "first":
+        record = jobs.first(names[0])
+        if options.json:
+            say_json(record)
+        else:
+            show(record, with_errors=False)
+        return 0
+    if action == "start":
+        jobs.start_due()
+    elif action == "pause":
+        jobs.pause(names[0])
+    elif action == "resume":
+        jobs.resume(*queue_and_slots(names[0]))
+    queues = jobs.queues()
+    shown = list(queues.values()) if not names else [
+        queues[name] for name in dict.fromkeys([names[0], queue_and_slots(names[0])[0]]) if name in queues][-1:]
+    if options.json:
+        say_json(shown if not names else shown[0])
+    elif not shown:
+        complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
+    for queue in shown if not options.json else ():
+        say(printable("%s: %s%d of %d slot%s taken%s, %d waiting%s" % (
+            queue.queue, "paused by %s, " % queue.paused_by if queue.paused else "", len(queue.running), queue.slots,
+            "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting), listing(queue.waiting))))
+    return 0
+
+
+def listing(ids: "List[str]") -> str:
+    """Write ids in parentheses; of many, the first."""
+    return " (%s)" % ", ".join(ids[:5] + ["..."] * (len(ids) > 5)) if ids else ""
+
+
 def verb_prune(jobs: Jobs, options: "Any") -> int:
     removed = jobs.prune(options.older_than, options.keep, filter_of(options))
     if options.json:
@@ -5010,6 +5662,8 @@ RUN_NUMBER = ("--run", "N", count, None, "this run of it; default the newest")
 STATUS: "Option" = ("--status", "S", str, [], "only these: running, or failed,lost or 'fail*'")
 ID_GLOB = ("--id", "GLOB", str, None, "only ids like 'backup-*'")
 
+QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first": "ID", "start": ""}
+
 # verb: (function, what it does, what it takes, its options, examples)
 VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
@@ -5020,12 +5674,18 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
         ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
         ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
+        ("--queue", "NAME[:SLOTS]", queue_and_slots, None, "start it when its turn in this queue has come, in which "
+                                                           "SLOTS (at first 1) may run at once"),
+        ("--first", "", None, False, "put it at the front of its queue"),
+        ("--after", "ID", str, [], "start it when that job has ended, however; may be repeated"),
+        ("--after-ok", "ID", str, [], "start it when that job has finished, else never; may be repeated"),
         ("--merge", "", None, False, "stderr goes to stdout.log too, in order"),
         ("--max-log", "SIZE", size, None, "keep the newest so much of its output: 500k, 10M"),
         ("--wait", "", None, False, "wait for its end, and exit with its exit code"),
         ("--follow", "", None, False, "show its output until its end, and exit with its exit code")],
         ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
-         "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh"]),
+         "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh",
+         "run --id night --queue gpu:2 --after-ok sync -- ./train.sh"]),
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
                ["status backup", "status backup --run 3", "status backup --json"]),
     "list": (verb_list, "show all jobs, the last started last", "", [
@@ -5046,6 +5706,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
         ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
         ["stop backup", "stop web worker --grace 30s --signal INT"]),
+    "queue": (verb_queue, "show, pause and resume queues, move a job to the front", "ACTION [NAME]", [],
+              ["queue " + (action + " " + takes.lower()).strip() for action, takes in QUEUE_ACTIONS.items()]),
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),
     "remove": (verb_remove, "delete jobs that have ended, with their logs", "ID...", [], ["remove backup"]),
@@ -5161,7 +5823,8 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
         return {}
     if last[:1] == "-":
         return {flag: known[flag][4] for flag in known}
-    return {shell: "" for shell in COMPLETIONS} if verb == "completion" else found
+    return ({shell: "" for shell in COMPLETIONS} if verb == "completion" else
+            {action: "" for action in QUEUE_ACTIONS} if verb == "queue" else found)
 
 
 def verb_completion(jobs: Jobs, options: "Any") -> int:
