@@ -2793,9 +2793,9 @@ class JobLock:
     So nothing is opened through one: the job's directory is `directory`, a descriptor, and all in it goes by that.
     """
 
-    def __init__(self, path: str, job_id: str, create: bool, what: str = "job") -> None:
-        self.path, self.create, self.job_id = path, create, job_id
-        self.what = "%s %r" % (what, job_id)
+    def __init__(self, store: "Store", job_id: str, create: bool, queue_dir: str = "") -> None:
+        self.path, self.create, self.job_id = queue_dir or store.job_dir(job_id), create, job_id
+        self.what = "%s %r" % ("queue" if queue_dir else "job", job_id)
         self.directory: "Any" = None
         self.fd, self.starting = -1, False
 
@@ -3110,7 +3110,7 @@ class Store:
                 os.mkdir(self.path + SEP + QUEUES)
             except FileExistsError:
                 pass
-        return JobLock(self.queue_dir(queue), queue or "-", create, "queue")
+        return JobLock(self, queue or "-", create, self.queue_dir(queue))
 
     def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
         """Return how many slots a queue has, and whether it is paused, by whom."""
@@ -3956,17 +3956,14 @@ class Jobs:
                              status=QUEUED, format=FORMAT, queued_at=iso_time(time.time()), queue=queue)
             if job_id is None:
                 job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
-            if entry["status"] == QUEUED:
-                record = self._enqueue(job_id, entry, launch, fresh_for, slots, first)
-            else:
-                with JobLock(self.store.job_dir(job_id), job_id, create=True) as lock:
-                    record = self._needless(lock, fresh_for)
-                    if record is None:
-                        run, directory = self.store.new_run(lock, entry)
-                        try:
-                            record = self._start(dict(entry, run=run), launch, lock, directory)
-                        finally:
-                            platform.close_directory(directory)
+            try:
+                if entry["status"] == QUEUED:
+                    record = self._enqueue(job_id, entry, launch, fresh_for, slots, first)
+                else:
+                    record = self._run_now(job_id, entry, launch, fresh_for)
+            except NodejobsError:
+                self.start_due()  # others may have waited for what could not be started
+                raise
             if record.cookie != entry["cookie"]:
                 self._say("%s is fresh: %s" % (job_id, record.status))
                 return record
@@ -3977,6 +3974,19 @@ class Jobs:
         self.start_due()
         self._place([record])
         return record
+
+    def _run_now(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]",
+                 fresh_for: "Optional[float]") -> "Any":
+        """Start a run; return its record, or the one that makes it needless."""
+        with JobLock(self.store, job_id, create=True) as lock:
+            last = self._needless(lock, fresh_for)
+            if last is not None:
+                return last
+            run, directory = self.store.new_run(lock, entry)
+            try:
+                return self._start(dict(entry, run=run), launch, lock, directory)
+            finally:
+                platform.close_directory(directory)
 
     def _needless(self, lock: JobLock, fresh_for: "Optional[float]") -> "Any":
         """Return the record that makes another run of the locked job needless, if there is one."""
@@ -4005,7 +4015,7 @@ class Jobs:
         launch.update(umask=platform.umask(), change_directory=True)
         # A lock of a queue is always taken before one of a job.
         with self.store.lock_queue(queue, create=True) as line:
-            with JobLock(self.store.job_dir(job_id), job_id, create=True) as lock:
+            with JobLock(self.store, job_id, create=True) as lock:
                 record = self._needless(lock, fresh_for)
                 if record is not None:
                     return record
@@ -4036,17 +4046,21 @@ class Jobs:
     def start_due(self) -> None:
         """Start what is due in the queues: for example after a reboot. Any call that may write does this, too."""
         tried: "Set[str]" = set()
+        queues: "List[Optional[str]]" = []
         try:
             queues = self.store.queue_names()
-            again = True
-            while again:  # what cannot be started has ended, and others may wait for that
-                again = False
-                for queue in queues:
+        except OSError as error:
+            self._say("cannot start what is due: %s" % error)
+        again = True
+        while again:  # what cannot be started has ended, and others may wait for that
+            again = False
+            for queue in queues:
+                try:
                     if self.store.tickets(queue)[1]:
                         with self.store.lock_queue(queue, create=False) as line:
                             again = self._serve(queue, line, tried) or again
-        except (OSError, NodejobsError) as error:
-            self._say("cannot start what is due: %s" % error)
+                except (OSError, NodejobsError) as error:
+                    self._say("cannot start what is due in %s: %s" % (queue or "no queue", error))
 
     def _serve(self, queue: "Optional[str]", line: JobLock, tried: "Set[str]", own: "Optional[str]" = None) -> bool:
         """Start what is due in a locked queue; return whether any run has ended instead.
@@ -4081,11 +4095,11 @@ class Jobs:
             tried.add(cookie)
             try:
                 record = self._start_queued(record, queue, line, ticket, never)
-            except NodejobsError as error:
-                if cookie == own:
-                    raise
+            except (OSError, NodejobsError) as error:
                 self._say("cannot start %s: %s" % (record.self_id, error))
                 record = self.store.holder(queue, ticket)
+                if cookie == own and (record is None or record.ended):
+                    raise
             running += record is not None and record.status not in (QUEUED, *ENDED)
             ended = ended or record is not None and record.ended
         return ended
@@ -4111,7 +4125,7 @@ class Jobs:
                       never: str) -> "Any":
         """Start a run from its locked queue, or end it because it can `never` be; return its record."""
         import marshal
-        with JobLock(self.store.job_dir(record.self_id), record.self_id, create=False) as lock:
+        with JobLock(self.store, record.self_id, create=False) as lock:
             before, record = record, self.store.read(record.self_id, record.run, holding=True)
             if record is None or record.cookie != before.cookie or record.status != QUEUED:
                 return None  # somebody has stopped or removed it
@@ -4475,7 +4489,7 @@ class Jobs:
     def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
         """End a queued run, unless it has been started meanwhile; return its record."""
         try:
-            with JobLock(self.store.job_dir(record.self_id), record.self_id, create=False):
+            with JobLock(self.store, record.self_id, create=False):
                 before, record = record, self.store.read(record.self_id, record.run, holding=True)
                 if record is None or record.cookie != before.cookie:
                     return None
@@ -4667,7 +4681,7 @@ class Jobs:
         known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("remove from", self.db_path):
             try:
-                with JobLock(self.store.job_dir(job_id), job_id, create=False) as lock:
+                with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
                     if not record.ended and record.status != QUEUED:
                         raise JobRunning(record, "not removed")
@@ -4699,7 +4713,7 @@ class Jobs:
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
                 try:
-                    with JobLock(self.store.job_dir(job_id), job_id, create=False) as lock:
+                    with JobLock(self.store, job_id, create=False) as lock:
                         removed += self._prune_job(lock, older_than, keep)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # removed meanwhile, or no job
@@ -5481,6 +5495,14 @@ def verb_remove(jobs: Jobs, options: "Any") -> int:
     return each(jobs, options.words, jobs.remove, options.json, "removed")
 
 
+QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first": "ID", "start": ""}
+
+
+def listing(ids: "List[str]") -> str:
+    """Write ids in parentheses; of many, the first."""
+    return " (%s)" % ", ".join(ids[:5] + ["..."] * (len(ids) > 5)) if ids else ""
+
+
 def verb_queue(jobs: Jobs, options: "Any") -> int:
     action, *names = options.words
     if action not in QUEUE_ACTIONS:
@@ -5512,11 +5534,6 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
             queue.queue, "paused by %s, " % queue.paused_by if queue.paused else "", len(queue.running), queue.slots,
             "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting), listing(queue.waiting))))
     return 0
-
-
-def listing(ids: "List[str]") -> str:
-    """Write ids in parentheses; of many, the first."""
-    return " (%s)" % ", ".join(ids[:5] + ["..."] * (len(ids) > 5)) if ids else ""
 
 
 def verb_prune(jobs: Jobs, options: "Any") -> int:
@@ -5662,8 +5679,6 @@ RUN_NUMBER = ("--run", "N", count, None, "this run of it; default the newest")
 STATUS: "Option" = ("--status", "S", str, [], "only these: running, or failed,lost or 'fail*'")
 ID_GLOB = ("--id", "GLOB", str, None, "only ids like 'backup-*'")
 
-QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first": "ID", "start": ""}
-
 # verb: (function, what it does, what it takes, its options, examples)
 VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
@@ -5685,7 +5700,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--follow", "", None, False, "show its output until its end, and exit with its exit code")],
         ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
          "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh",
-         "run --id night --queue gpu:2 --after-ok sync -- ./train.sh"]),
+         "run --id upload --queue net:2 --after-ok backup -- rsync -a src/ dst/"]),
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
                ["status backup", "status backup --run 3", "status backup --json"]),
     "list": (verb_list, "show all jobs, the last started last", "", [
@@ -5706,8 +5721,9 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
         ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
         ["stop backup", "stop web worker --grace 30s --signal INT"]),
-    "queue": (verb_queue, "show, pause and resume queues, move a job to the front", "ACTION [NAME]", [],
-              ["queue " + (action + " " + takes.lower()).strip() for action, takes in QUEUE_ACTIONS.items()]),
+    "queue": (verb_queue, "show queues (list), pause or resume one, move a job to its front (first), start what is due "
+                          "(start)", "ACTION [NAME]", [],
+              ["queue list", "queue pause net", "queue resume net:3"]),
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),
     "remove": (verb_remove, "delete jobs that have ended, with their logs", "ID...", [], ["remove backup"]),

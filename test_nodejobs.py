@@ -1832,8 +1832,8 @@ def test_of_a_job_that_may_not_be_read_nothing_is_claimed(jobs, store, tmp_path)
 def test_a_journal_of_a_newer_format_says_so(jobs):
     record = jobs.run("exit 3", "newer")
     path = pathlib.Path(record.logdir, "journal.jsonl")
-    path.write_text(path.read_text().replace('"format":1', '"format":2,"novelty":true'))
-    assert "was written by a newer nodejobs (format 2)" in jobs.get_status("newer").error
+    path.write_text(path.read_text().replace('"format":1', '"format":3,"novelty":true'))
+    assert "was written by a newer nodejobs (format 3)" in jobs.get_status("newer").error
     assert jobs.run("true", "newer", startsecs=20).status == STATUS.c_finished
 
 
