@@ -3948,6 +3948,7 @@ class Jobs:
         if max_log is not None:
             entry["max_log"] = max_log
         launch = {"argv": argv, "changes": changes, "environment": platform.environment(), "umask": None,
+                  "keep": self.keep,
                   "startsecs": startsecs if isinstance(shown, str) else 0.0, "change_directory": cwd is not None}
         with Translate("write to", self.db_path):
             self.store.make()
@@ -4162,13 +4163,17 @@ class Jobs:
         places: "Dict[Optional[str], List[str]]" = {}
         for record in records:
             if record.status == QUEUED:
-                if record.queue not in places:
-                    tickets, spooled = self.store.tickets(record.queue)
-                    places[record.queue] = [cookie for _, cookie, _ in tickets if cookie in spooled]
+                queue, cookie = record.queue, record.cookie
+                if queue not in places or cookie not in places[queue]:
+                    tickets, spooled = self.store.tickets(queue)
+                    places[queue] = [cookie for _, cookie, _ in tickets if cookie in spooled]
+                place = places[queue]
+                if cookie in place:
+                    record["position"] = place.index(cookie) + 1 if queue is not None else None
+                elif (self.store.read(record.self_id, record.run) or record).status == QUEUED:
+                    record["error"] = "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue)
                 others = [self.store.read(job_id, run) for job_id, run, _ in
                           (record.after or []) + (record.after_ok or [])]
-                place = places[record.queue]
-                record["position"] = place.index(record.cookie) + 1 if record.queue and record.cookie in place else None
                 record["waits_for"] = [other.self_id for other in others if other is not None and not other.ended]
 
     def queues(self) -> "Dict[str, QueueRecord]":
@@ -4274,7 +4279,7 @@ class Jobs:
                              "nobody will know what becomes of it" % (run, job_id), lock.path)
         if started.monitor_pid is not None and not platform.reap(started.monitor_pid, False):
             self._adopted.append(started.monitor_pid)
-        self._forget_old_runs(lock)
+        self._forget_old_runs(lock, launch["keep"])
         return started
 
     def _start_monitor(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock,
@@ -4336,8 +4341,8 @@ class Jobs:
                 return
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
 
-    def _forget_old_runs(self, lock: JobLock) -> None:
-        for run in self.store.runs(lock.directory)[:-self.keep]:
+    def _forget_old_runs(self, lock: JobLock, keep: int) -> None:
+        for run in self.store.runs(lock.directory)[:-keep]:
             try:
                 record = self.store.read(lock.job_id, run, holding=True)
                 if record is None or record.ended:
@@ -4685,9 +4690,9 @@ class Jobs:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
                     if not record.ended and record.status != QUEUED:
                         raise JobRunning(record, "not removed")
+                    self.store.discard(lock.path)
                     if record.status == QUEUED:
                         self.store.drop_spool(self.store.queue_dir(record.queue), record.cookie)
-                    self.store.discard(lock.path)
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
@@ -5177,6 +5182,8 @@ def ago(text: "Optional[str]") -> str:
 
 def why_queued(jobs: Jobs, record: JobRecord) -> str:
     """Say what a queued job waits for."""
+    if record.error:
+        return str(record.error)
     if record.waits_for:
         needed = [job_id for job_id, _, _ in record.after_ok or ()]
         return "it waits until " + " and ".join(["%s has %s" % (job_id, "finished" if job_id in needed else "ended")
