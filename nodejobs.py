@@ -1543,12 +1543,13 @@ class Linux(Posix):
 
     def is_command(self, run: "Run") -> bool:
         # Within one clock tick a pid can come round to a stranger. A command carries the cookie; one that has
-        # scrubbed its environment since still leads the session that was made for it.
-        pid, start, mark, cookie = run[:4]
+        # scrubbed its environment since still leads the session that was made for it. Before it has one, it is in its
+        # monitor's: that may have permitted it to execute and been killed.
+        pid, start, mark, cookie, monitor = run[:5]
         row = self.row(pid)
         found = self.cookie_of(pid)
         return row is not None and row[3] == start and mark >= 0 and (not mark or self.mark(pid) in (mark, 0)) and (
-            found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] == pid)
+            found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] in (pid, monitor))
 
     def pidfd(self, pid: int) -> "Optional[int]":
         """Open a pidfd; None where kernel or Python (before 3.9, PyPy) has none, or the process is gone."""
@@ -1765,7 +1766,7 @@ class Ps(Posix):
         # still leads the group that was made for it (the leader of a session can join no other).
         pid, start, mark, cookie, monitor, _ = run
         row = self.row(pid) if mark >= 0 else None
-        return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] == pid and (
+        return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] in (pid, monitor) and (
             row[2] == start or row[2] >= 10**15 and row[0] == monitor))
 
     def await_end(self, pid: int, start: int, deadline: float) -> bool:
@@ -3072,6 +3073,8 @@ class Store:
                 os.close(fd)
         except BaseException:
             platform.close_directory(directory)
+            if enqueue is not None:
+                self.discard("%06d" % run, lock.directory)  # it leaves its queue: nobody would start it
             raise
         return run, directory
 
@@ -3180,7 +3183,10 @@ class Store:
         """Take a run out of a locked queue: it is over, or there is none."""
         self.drop_spool(lock.path, ticket[1])
         path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
-        os.unlink(path, dir_fd=parent)
+        try:
+            os.unlink(path, dir_fd=parent)
+        except FileNotFoundError:
+            pass  # it could not be written
 
     def spool_path(self, queue_dir: str, cookie: str) -> str:
         return queue_dir + SEP + cookie + "." + SPOOL
@@ -3214,12 +3220,15 @@ class Store:
         fresh = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())  # which is swept if we are killed
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
-            while starter:
-                starter = starter[os.write(fd, starter):]
+            rest = starter
+            while rest:
+                rest = rest[os.write(fd, rest):]
         finally:
             os.close(fd)
         try:
             os.replace(fresh, path)
+        except FileNotFoundError:
+            self.keep_starter(path, starter)  # somebody has swept it
         except PermissionError:
             os.unlink(fresh)  # on Windows, while somebody reads it
 
@@ -3954,7 +3963,7 @@ class Jobs:
             self.store.make()
             if queue is not None or afters:
                 entry.update({name: self._newest_runs(ids) for name, ids in afters.items()},
-                             status=QUEUED, format=FORMAT, queued_at=iso_time(time.time()), queue=queue)
+                             status=QUEUED, format=FORMAT, queue=queue)
             if job_id is None:
                 job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
             try:
@@ -3967,7 +3976,8 @@ class Jobs:
                 raise
             if record.cookie != entry["cookie"]:
                 self._say("%s is fresh: %s" % (job_id, record.status))
-                return record
+                self.start_due()
+                return self.store.read(job_id, record.run) or record
             if record.status != QUEUED:
                 record = self._await(record, time.monotonic() + startsecs) or record
         self._reap()
@@ -4031,15 +4041,24 @@ class Jobs:
                 def spool(run: int) -> None:
                     # Version 2 of marshal is the same in all Pythons.
                     self.store.write_ticket(line, ticket, self.store.run_dir(job_id, run), marshal.dumps(launch, 2))
-                run = 0
+                entry["queued_at"] = iso_time(time.time())  # under the lock: in the order of the tickets
                 try:
                     run, directory = self.store.new_run(lock, entry, spool)
                     platform.close_directory(directory)
-                finally:
-                    if not run:
+                except BaseException:
+                    if self.store.holder(queue, ticket) is None:
                         self.store.drop_ticket(line, ticket)
-            self._serve(queue, line, set(), own=cookie)
-        return self.store.read(job_id, run)
+                    raise
+                record = self.store.read(job_id, run, holding=True)
+            try:
+                self._serve(queue, line, set(), own=cookie)
+            except (OSError, NodejobsError) as error:
+                self._say("cannot start what is due: %s" % error)  # it is queued all the same, unless that ended it
+                after = self.store.read(job_id, run)
+                if after is not None and after.ended:
+                    raise
+            after = self.store.read(job_id, run)
+        return after if after is not None and after.cookie == cookie else record  # somebody has removed it
 
     def _starter_path(self) -> str:
         return self.db_path + SEP + QUEUES + SEP + ".starter-" + escape_id(platform.user() or "-")
