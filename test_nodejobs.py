@@ -4255,10 +4255,93 @@ def test_the_vendoring_example_works(newcomer):
     assert re.match(r"^running\nlater: finished \(run 1, 1\.\ds\)\n$", done.stdout), done.stderr
 
 
+def test_the_nightly_example_deploys_only_what_is_well_and_goes_on_after_a_reboot(newcomer, request):
+    home, env = newcomer
+    (home / "nodejobs" / "examples").mkdir(parents=True)
+    shutil.copy(str(FILE), str(home / "nodejobs"))
+    shutil.copy(str(HERE / "examples" / "nightly.sh"), str(home / "nodejobs" / "examples"))
+    nightly, reboot = re.findall(r"^#     (?:30 2 \* \* \*|@reboot) +(.*)$",
+                                 (HERE / "examples" / "nightly.sh").read_text(), re.M)
+    bare = {"HOME": str(home), "SHELL": "/bin/sh", "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
+
+    def cron(line):
+        return subprocess.Popen(["/bin/sh", "-c", line], cwd=str(home), env=bare, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                                start_new_session=True)
+
+    def result(process):
+        mail, _ = process.communicate(timeout=60)
+        return process.returncode, mail
+    site = home / "site"
+    site.mkdir()
+    make_script(site / "fetch.sh", "#!/bin/sh\necho fetched > source\n", 0o755)
+    # The first two wait for each other, so they must run at once.
+    make_script(site / "build.sh", "#!/bin/sh\necho + >> trace; cp source $1\n"
+                "[ $1 = manual ] || until [ -e debug ] && [ -e release ] && [ ! -e slow ]; do sleep 0.02; done\n"
+                "echo - >> trace\n", 0o755)
+    make_script(site / "deploy.sh", "#!/bin/sh\ncat debug release manual > deployed\n", 0o755)
+    jobs, builds = Jobs(site / "jobs"), ["build-debug", "build-release", "build-manual"]
+    request.addfinalizer(lambda: [jobs.stop(job_id, grace=0) for job_id in jobs.list_status()])
+    assert result(cron(nightly)) == (0, ""), "when it is well, there is no mail"
+    assert (site / "deployed").read_text() == "fetched\n" * 3
+    trace = (site / "trace").read_text().split()
+    at_once = [sum({"+": 1, "-": -1}[sign] for sign in trace[:number]) for number in range(len(trace) + 1)]
+    assert max(at_once) == 2 and at_once[-1] == 0
+    records = jobs.list_status()
+    assert set(records) == {"fetch", "deploy", *builds}
+    assert records["fetch"].ended_at <= min(records[job_id].started_at for job_id in builds)
+    assert max(records[job_id].ended_at for job_id in builds) <= records["deploy"].started_at
+
+    make_script(site / "fetch.sh", "#!/bin/sh\necho 'no route to host' >&2; exit 7\n", 0o755)
+    code, mail = result(cron(nightly))
+    why = "failed_start: it was to start only if fetch finished, and that is failed: exit code 7 (run 2)\n"
+    assert code == 7 and mail.startswith("fetch: failed: exit code 7 (run 2, ") and "\n  | no route to host\n" in mail
+    assert all("\n%s: %s" % (job_id, why) in mail for job_id in builds)
+    assert "\ndeploy: failed_start: it was to start only if build-debug finished, and that is " + why in mail
+    assert (site / "trace").read_text().split() == trace, "nothing was built"
+
+    make_script(site / "fetch.sh", "#!/bin/sh\necho fetched again > source\n", 0o755)
+    (site / "slow").touch()
+    night = cron(nightly)
+    expected = {"fetch": "finished", "build-debug": "running", "build-release": "running", "build-manual": "queued",
+                "deploy": "queued"}
+    eventually(lambda: {job_id: record.status for job_id, record in jobs.list_status().items()} == expected)
+    os.killpg(night.pid, signal.SIGKILL)  # the power fails: nobody is left who could start anything
+    night.communicate()
+    running = [jobs.get_status(job_id) for job_id in builds[:2]]
+    for pid in [record.monitor_pid for record in running] + [record.last_pid for record in running]:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: {jobs.get_status(job_id).status for job_id in builds[:2]} == {"lost"})
+    assert jobs.get_status("build-manual").status == jobs.get_status("deploy").status == "queued"
+    (site / "slow").unlink()
+    code, said = result(cron(reboot))
+    assert code == 0 and said.startswith("build: "), said
+    assert jobs.wait("build-manual", timeout=20).status == "finished"
+    deploy = jobs.wait("deploy", timeout=20)
+    assert (deploy.status, deploy.started_at) == ("failed_start", None)
+    assert deploy.error.startswith("it was to start only if build-debug finished, and that is lost: ")
+    assert result(cron(nightly)) == (0, "")
+    assert (site / "deployed").read_text() == "fetched again\n" * 3
+    usage = run_example(newcomer, "sh", HERE / "examples" / "nightly.sh", site)
+    assert (usage.returncode, usage.stderr) == (2, "usage: nightly.sh DIRECTORY TARGET...\n")
+
+
 def test_the_benchmark_prints_a_row_with_its_budget(newcomer):
     done = run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "-n", "3", "stop")
     assert re.search(r"^stop, p90 .*<= 10  (holds|FALLS SHORT)$", done.stdout, re.M), done.stderr
     assert run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "nonsense").returncode == 2
+
+
+def test_the_benchmark_sees_no_process_of_jobs_that_wait_in_a_queue(newcomer):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "-n", "2", "queue")
+    for row in ("processes", "private memory"):
+        assert re.search(r"^queue: %s of 50 waiting jobs .*<= 0  holds$" % row, done.stdout, re.M), done.stdout + done.stderr
+    assert re.search(r"^queue: from an end to the next start, p90 +ms +\d", done.stdout, re.M), done.stdout + done.stderr
+    for program in ("nq", "tsp"):
+        if shutil.which(program):
+            assert re.search(r"^%s: processes of 50 waiting jobs +[1-9]" % program, done.stdout, re.M), done.stdout
+        else:
+            assert "%s is not installed: left out" % program in done.stdout
 
 
 def test_run_as_a_module_it_is_compiled_once(newcomer):
