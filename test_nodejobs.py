@@ -3412,7 +3412,9 @@ COMPLETED = [  # what is typed before the tab, and what is on the line after it
     ("nj list --status fini", "nj list --status finished "), ("nj stop --signal WINC", "nj stop --signal WINCH "),
     ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
     ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
-    ("nj completion fi", "nj completion fish ")]
+    ("nj completion fi", "nj completion fish "), ("nj queue resu", "nj queue resume "),
+    ("nj queue pause li", "nj queue pause line "), ("nj queue first w", "nj queue first web:1=x "),
+    ("nj run --queue li", "nj run --queue line "), ("nj run --after-ok w", "nj run --after-ok web:1=x ")]
 HOSTILE_IDS = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"],
@@ -3429,6 +3431,7 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
         pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
     for job_id in HOSTILE_IDS + ["web:1=x"]:
         jobs.run(["true"], job_id, startsecs=20)
+    jobs.pause("line")
     home = tmp_path / "home"
     home.mkdir()
     (home / "only-a-file").write_text("")
@@ -3470,6 +3473,19 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
         screen.close()
 
 
+def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
+    jobs.pause("line")
+    for job_id in ("a", "b"):
+        assert jobs.run(["true"], job_id, queue="line").status == STATUS.c_queued
+    shown = [cli("status", job_id).stdout for job_id in ("a", "b")]
+    assert all("; `queue resume line` lets it go on\n" in text for text in shown)
+    assert [re.search(r" queue first (.*)$", text, re.M) is not None for text in shown] == [False, True]
+    assert "1 in line" in cli(*shlex.split(re.search(r" (queue first b)$", shown[1], re.M).group(1))).stdout
+    jobs.resume("line")
+    assert jobs.wait("a", timeout=20).status == jobs.wait("b", timeout=20).status == STATUS.c_finished
+    assert re.search(r" run --id a .*--queue line -- true$", cli("status", "a").stdout, re.M)
+
+
 def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     def words(line, shell="zsh"):
         return cli("completion", shell, "--", line).stdout.splitlines()
@@ -3482,6 +3498,14 @@ def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
     assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
     assert words("nodejobs --on web1 wait ") == [] and words("nodejobs --on web1 list --sta") == ["--status"]
+    jobs.pause("q \u00e4")
+    jobs.pause("-hidden")
+    assert words("nodejobs queue ") == list(nodejobs.QUEUE_ACTIONS) and "--json" in words("nodejobs queue -")
+    assert words("nodejobs queue pause ") == words("nodejobs queue resume ") == words("nodejobs run --queue ") == ["q \u00e4"]
+    assert words("nodejobs queue first ") == words("nodejobs run --after ") == ["a b"]
+    assert words("nodejobs run --after-ok=") == ["--after-ok=a b"]
+    assert words("nodejobs queue list ") == words("nodejobs queue pause x ") == words("nodejobs run --env ") == []
+    assert words("nodejobs --on web1 queue pause ") == []
     assert words("nodejobs sta", "fish") == ["status\tshow everything about a job"]
     assert words("nodejobs logs 'a", "bash") == ["a b"] and words("nodejobs logs a", "bash") == ["a\\ b"]
     assert cli("completion", "tcsh").returncode == 2 and "only for bash, zsh, fish" in cli("completion", "tcsh").stderr
