@@ -4929,8 +4929,9 @@ CRON = HERE / "examples" / "cron.md"
 def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
     home, env = newcomer
     jobs = Jobs(home / ".local/state/nodejobs")
-    hourly, reboot = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
-    assert "%" not in hourly + reboot, "a crontab's newline"
+    hourly, reboot, go_on = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
+    assert "%" not in hourly + reboot + go_on, "a crontab's newline"
+    assert blocks_of("crontab") == [go_on + "\n"]
     bare = {"HOME": str(home), "LOGNAME": "me", "SHELL": "/bin/sh",
             "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
 
@@ -4947,6 +4948,14 @@ def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
     make_script(home / "server.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
     assert cron(reboot).startswith("server: running")
     assert jobs.stop("server").status == STATUS.c_stopped
+    before = jobs.run(["sleep", "1000"], "before", startsecs=0, queue="line")
+    assert jobs.run(["true"], "after", startsecs=0, queue="line").status == STATUS.c_queued
+    for pid in (before.monitor_pid, before.last_pid):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: jobs.get_status("before").status == STATUS.c_lost)
+    assert jobs.get_status("after").status == STATUS.c_queued
+    assert cron(go_on).startswith("line: ")
+    eventually(lambda: jobs.get_status("after").status == STATUS.c_finished)
 
 
 def test_the_systemd_units_are_valid_and_their_commands_do_what_is_written(newcomer):
