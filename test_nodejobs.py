@@ -4833,9 +4833,14 @@ def test_the_micropython_example_tells_of_every_job_what_nodejobs_tells(reader, 
         os.kill(jobs.get_status(job_id).monitor_pid, signal.SIGKILL)
     os.kill(jobs.get_status("lost").last_pid, signal.SIGKILL)
     eventually(lambda: jobs.get_status("lost").status == "lost" and not jobs.get_status("orphaned").monitored)
+    jobs.run(["sleep", "1000"], "first in line", startsecs=0, queue="line")
+    for job_id in ("waits", "out"):
+        assert jobs.run(["true"], job_id, queue="line").status == "queued"
+    jobs.stop("out")
     done = reader()
     assert statuses_in(done) == statuses_of(jobs)
-    assert set(statuses_in(done).values()) == {"finished", "failed", "failed_start", "running", "lost", "stopped"}
+    assert set(statuses_in(done).values()) == {"finished", "failed", "failed_start", "running", "lost", "stopped", "queued"}
+    assert "\nqueue: line\n" in reader("waits").stdout and "\nerror: " not in reader("waits").stdout
     assert re.search(r"^killed +failed +1 +\S+ \S+ +SIGKILL +kill -9 \$\$$", done.stdout, re.M)
     assert "echo \U0001f600" in done.stdout and "\x1b" not in done.stdout and "\u202e" not in done.stdout
     one = reader("Gr\u00fc\u00dfe \U0001f600").stdout
@@ -4848,6 +4853,7 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
     now = jobs.run(["sleep", "1000"], "now", startsecs=0)
     first = {"status": "starting", "command": ["a"], "format": 1, "boot_id": now.boot_id}
     pid = {"last_pid": now.last_pid, "pid_start": now.pid_start, "pid_mark": now.pid_mark, "cookie": now.cookie}
+    queued = dict(first, status="queued", format=2, queued_at="2026-11-24T09:12:01.000Z", queue="line")
     runs, ended, late = {"status": "running"}, {"status": "finished"}, {"status": "failed_start"}
     result = {"exit_code": 0, "outcome": "finished"}
     journals = {
@@ -4861,7 +4867,8 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
         "no-pid": [first], "alive": [first, pid, runs], "asked-to-stop": [first, pid, {"status": "stopping"}],
         "other-start": [first, dict(pid, pid_start=now.pid_start + 1), runs],
         "other-boot": [dict(first, boot_id="x"), pid, runs], "list": [first, "[1]\n", late],
-        "empty": [], "pid-only": [pid]}
+        "empty": [], "pid-only": [pid], "queued": [queued], "queued-again": [queued, {"status": "starting"}],
+        "left-the-queue": [queued, {"status": "starting"}, pid, runs], "never": [queued, late], "newer": [dict(first, format=3)]}
     for name, lines in journals.items():
         (store / name / "000001").mkdir(parents=True)
         (store / name / "000001" / "lock").touch()
@@ -4880,9 +4887,11 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
         assert found == statuses_of(jobs)
         assert set(found) == set(journals) | {"now", "starts"}
         assert (found["starts"], found["alive"], found["other-start"]) == ("starting", "running", "lost")
+        assert (found["queued"], found["queued-again"], found["left-the-queue"]) == ("queued", "queued", "running")
     assert statuses_in(reader())["starts"] == "failed_start"
+    assert "\nerror: its journal was written by a newer nodejobs\n" in reader("newer").stdout
     jobs.stop("now", grace=0)  # the others' process as well
-    assert set(statuses_in(reader()).values()) == {"finished", "failed_start", "stopped", "lost"}
+    assert set(statuses_in(reader()).values()) == {"finished", "failed_start", "stopped", "lost", "queued"}
 
 
 def test_the_micropython_example_shows_the_last_lines_of_a_capped_log(reader, jobs):
