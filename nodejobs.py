@@ -8,7 +8,9 @@ Python:
     jobs = Jobs()                                     # or Jobs(db_path="...")
     jobs.run(["rsync", "-a", "src/", "dst/"], "sync") # a list is executed as it is
     jobs.run("make && make install", "build")         # a string is a shell command line
-    jobs.get_status("sync").status                    # "running", "finished", "failed" ...
+    jobs.run("./train", "train", queue="gpu", slots=2)  # when its turn has come; two of them may run at once
+    jobs.run("./deploy", "deploy", after_ok=["build"])  # when that has finished, else never
+    jobs.get_status("sync").status                    # "queued", "running", "finished", "failed" ...
     jobs.wait("sync", timeout=60).exit_code           # 0; None while it runs or if nobody can know
     jobs.job_logs("sync")                             # (stdout, stderr)
     jobs.stop("sync")                                 # the whole process tree
@@ -19,6 +21,8 @@ Command line:
     python3 nodejobs.py run --id sync -- rsync -a src/ dst/
     python3 nodejobs.py run --id build -c 'make && make install'
     python3 nodejobs.py run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh
+    python3 nodejobs.py run --id train --queue gpu:2 --after-ok sync -- ./train.sh
+    python3 nodejobs.py queue list
     python3 nodejobs.py list --status failed
     python3 nodejobs.py status sync
     python3 nodejobs.py logs sync
@@ -39,6 +43,12 @@ On disk:
           stderr.log
           stdout.NNN.log       with max_log: what came before, NNN bytes after the beginning
           lock                 held by the run's monitor until it has written the end
+      .queues/gpu/             a queue; in "-" is what waits for other jobs only
+        lock                   held by whoever queues, starts or moves runs of this queue
+        journal.jsonl          how many slots it has, whether it is paused
+        NUMBER-COOKIE.KIND     a run's place in it; KIND is waiting, dependent (on other jobs) or started
+        COOKIE.spool           what it takes to start that run, its environment too; for its owner only
+      .queues/.starter-USER    what the monitors of that user execute to start the next: all of this file, compiled
 
 The protocol. Code that keeps a rule names it.
  1. Who starts or removes runs of a job holds the job's lock, and makes a run's directory by mkdir
@@ -63,12 +73,18 @@ The protocol. Code that keeps a rule names it.
  9. The monitor adopts what the command orphans. It outlives its command for as long as anything of
     that still runs, so that stop can find it; a job that was asked to stop ends when all of it has.
 10. Nothing is opened through a link, and a run's directory is used only if it is the one we made.
+11. What is queued is files and no process: a journal that begins with "queued", a ticket whose number is its place,
+    and a spool, which is deleted when its pid is in the journal. A queue's lock is taken before a job's. Runs that
+    were started and have not ended fill its slots. Who starts one marks its ticket, then writes "starting"; if that
+    is left without a pid (4), it is queued again. Every monitor that ends and every call that may write starts what
+    is due, but never what another user has queued.
 
 On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,
 and resumed when its pid is in the journal (4, 5); the tree of a run is a job object, which a monitor of another
 run leaves (9); asking it to end is CTRL_BREAK on the command's own console.
 
-Not promised: restarts, notifications, anything that runs when no job runs; the exit code of a command
+Not promised: restarts, notifications, anything that runs when no job runs (after a reboot a queue waits for somebody's
+next call); the exit code of a command
 whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
 left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
 not adopt it (minimal Pythons, emulators); that a session leader which gets the pid of a command of a killed
@@ -5213,7 +5229,8 @@ def why_queued(jobs: Jobs, record: JobRecord) -> str:
     if record.queue is None or queue is None:
         return due
     if queue.paused:
-        return "the queue %s was paused by %s; `queue resume` lets it go on" % (record.queue, queue.paused_by)
+        return "the queue %s was paused by %s; `queue resume %s` lets it go on" % (
+            record.queue, queue.paused_by, record.queue)
     if len(queue.running) >= queue.slots:
         return "it is number %s in the queue %s, of which %s" % (
             record.position, record.queue, "%s runs" % queue.running[0] if len(queue.running) == 1 else
@@ -5267,12 +5284,15 @@ def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
     if newest and not record.ended:
         steps[0].insert(1, "-f")
         steps += [["wait"] + job, ["stop"] + job]
+        if record.position is not None and record.position > 1:
+            steps.append(["queue", "first"] + job)
     if record.run and record.run > 1:
         steps.append(["history"] + job)
     if newest and record.ended and record.command:
         again = ["run"] + (["--id", record.self_id] if len(job) == 1 else ["--id=" + record.self_id])
         for flag, value in (("--cwd", record.cwd if record.cwd != os.getcwd() else None), ("--timeout", record.timeout),
-                            ("--max-log", record.max_log)):
+                            ("--max-log", record.max_log),
+                            ("--queue", record.queue if str(record.queue)[:1] != "-" else None)):
             again += [flag, "%g" % value if isinstance(value, float) else str(value)] if value is not None else []
         again += ["--merge"] if record.merge else []
         steps.append(again + (["--", *record.command] if isinstance(record.command, list) else ["-c", record.command]))
@@ -5852,21 +5872,26 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
     if not takes and equals and flag in known:
         takes = known[flag][1]
         return {flag + "=" + value: "" for value in candidates(db_path, words[:-1] + [flag, ""])}
+    if verb == "queue" and not takes and last[:1] != "-":
+        takes = QUEUE_ACTIONS.get(head[-1], "")
     if takes == "S":
         return {status: "" for status in ACTIVE + ENDED}
-    if takes == "NAME":
+    if takes == "NAME" and verb == "stop":
         return {name[3:]: "" for name in dir(signal) if name[:3] == "SIG" and name[3] != "_" and name != "SIG_DFL"}
-    if takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
+    names = takes in ("NAME", "NAME[:SLOTS]")  # of queues
+    if names or takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
         if "--on" in head:
             return {}  # they would have to be fetched at every tab
         path = os.path.expanduser(db_path) if db_path else None
-        return {job_id: "" for job_id, _ in Jobs(path).store.job_dirs() if job_id.isprintable() and job_id[0] != "-"}
+        store = Jobs(path).store
+        ids = store.queue_names() if names else [job_id for job_id, _ in store.job_dirs()]
+        return {name: "" for name in ids if name and name.isprintable() and name[0] != "-"}
     if takes:
         return {}
     if last[:1] == "-":
         return {flag: known[flag][4] for flag in known}
     return ({shell: "" for shell in COMPLETIONS} if verb == "completion" else
-            {action: "" for action in QUEUE_ACTIONS} if verb == "queue" else found)
+            {action: "" for action in QUEUE_ACTIONS} if verb == "queue" == head[-1] else found)
 
 
 def verb_completion(jobs: Jobs, options: "Any") -> int:

@@ -3412,7 +3412,9 @@ COMPLETED = [  # what is typed before the tab, and what is on the line after it
     ("nj list --status fini", "nj list --status finished "), ("nj stop --signal WINC", "nj stop --signal WINCH "),
     ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
     ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
-    ("nj completion fi", "nj completion fish ")]
+    ("nj completion fi", "nj completion fish "), ("nj queue resu", "nj queue resume "),
+    ("nj queue pause li", "nj queue pause line "), ("nj queue first w", "nj queue first web:1=x "),
+    ("nj run --queue li", "nj run --queue line "), ("nj run --after-ok w", "nj run --after-ok web:1=x ")]
 HOSTILE_IDS = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"],
@@ -3429,6 +3431,7 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
         pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
     for job_id in HOSTILE_IDS + ["web:1=x"]:
         jobs.run(["true"], job_id, startsecs=20)
+    jobs.pause("line")
     home = tmp_path / "home"
     home.mkdir()
     (home / "only-a-file").write_text("")
@@ -3470,6 +3473,19 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
         screen.close()
 
 
+def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
+    jobs.pause("line")
+    for job_id in ("a", "b"):
+        assert jobs.run(["true"], job_id, queue="line").status == STATUS.c_queued
+    shown = [cli("status", job_id).stdout for job_id in ("a", "b")]
+    assert all("; `queue resume line` lets it go on\n" in text for text in shown)
+    assert [re.search(r" queue first (.*)$", text, re.M) is not None for text in shown] == [False, True]
+    assert "1 in line" in cli(*shlex.split(re.search(r" (queue first b)$", shown[1], re.M).group(1))).stdout
+    jobs.resume("line")
+    assert jobs.wait("a", timeout=20).status == jobs.wait("b", timeout=20).status == STATUS.c_finished
+    assert re.search(r" run --id a .*--queue line -- true$", cli("status", "a").stdout, re.M)
+
+
 def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     def words(line, shell="zsh"):
         return cli("completion", shell, "--", line).stdout.splitlines()
@@ -3482,6 +3498,14 @@ def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
     assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
     assert words("nodejobs --on web1 wait ") == [] and words("nodejobs --on web1 list --sta") == ["--status"]
+    jobs.pause("q \u00e4")
+    jobs.pause("-hidden")
+    assert words("nodejobs queue ") == list(nodejobs.QUEUE_ACTIONS) and "--json" in words("nodejobs queue -")
+    assert words("nodejobs queue pause ") == words("nodejobs queue resume ") == words("nodejobs run --queue ") == ["q \u00e4"]
+    assert words("nodejobs queue first ") == words("nodejobs run --after ") == ["a b"]
+    assert words("nodejobs run --after-ok=") == ["--after-ok=a b"]
+    assert words("nodejobs queue list ") == words("nodejobs queue pause x ") == words("nodejobs run --env ") == []
+    assert words("nodejobs --on web1 queue pause ") == []
     assert words("nodejobs sta", "fish") == ["status\tshow everything about a job"]
     assert words("nodejobs logs 'a", "bash") == ["a b"] and words("nodejobs logs a", "bash") == ["a\\ b"]
     assert cli("completion", "tcsh").returncode == 2 and "only for bash, zsh, fish" in cli("completion", "tcsh").stderr
@@ -4255,10 +4279,93 @@ def test_the_vendoring_example_works(newcomer):
     assert re.match(r"^running\nlater: finished \(run 1, 1\.\ds\)\n$", done.stdout), done.stderr
 
 
+def test_the_nightly_example_deploys_only_what_is_well_and_goes_on_after_a_reboot(newcomer, request):
+    home, env = newcomer
+    (home / "nodejobs" / "examples").mkdir(parents=True)
+    shutil.copy(str(FILE), str(home / "nodejobs"))
+    shutil.copy(str(HERE / "examples" / "nightly.sh"), str(home / "nodejobs" / "examples"))
+    nightly, reboot = re.findall(r"^#     (?:30 2 \* \* \*|@reboot) +(.*)$",
+                                 (HERE / "examples" / "nightly.sh").read_text(), re.M)
+    bare = {"HOME": str(home), "SHELL": "/bin/sh", "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
+
+    def cron(line):
+        return subprocess.Popen(["/bin/sh", "-c", line], cwd=str(home), env=bare, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                                start_new_session=True)
+
+    def result(process):
+        mail, _ = process.communicate(timeout=60)
+        return process.returncode, mail
+    site = home / "site"
+    site.mkdir()
+    make_script(site / "fetch.sh", "#!/bin/sh\necho fetched > source\n", 0o755)
+    # The first two wait for each other, so they must run at once.
+    make_script(site / "build.sh", "#!/bin/sh\necho + >> trace; cp source $1\n"
+                "[ $1 = manual ] || until [ -e debug ] && [ -e release ] && [ ! -e slow ]; do sleep 0.02; done\n"
+                "echo - >> trace\n", 0o755)
+    make_script(site / "deploy.sh", "#!/bin/sh\ncat debug release manual > deployed\n", 0o755)
+    jobs, builds = Jobs(site / "jobs"), ["build-debug", "build-release", "build-manual"]
+    request.addfinalizer(lambda: [jobs.stop(job_id, grace=0) for job_id in jobs.list_status()])
+    assert result(cron(nightly)) == (0, ""), "when it is well, there is no mail"
+    assert (site / "deployed").read_text() == "fetched\n" * 3
+    trace = (site / "trace").read_text().split()
+    at_once = [sum({"+": 1, "-": -1}[sign] for sign in trace[:number]) for number in range(len(trace) + 1)]
+    assert max(at_once) == 2 and at_once[-1] == 0
+    records = jobs.list_status()
+    assert set(records) == {"fetch", "deploy", *builds}
+    assert records["fetch"].ended_at <= min(records[job_id].started_at for job_id in builds)
+    assert max(records[job_id].ended_at for job_id in builds) <= records["deploy"].started_at
+
+    make_script(site / "fetch.sh", "#!/bin/sh\necho 'no route to host' >&2; exit 7\n", 0o755)
+    code, mail = result(cron(nightly))
+    why = "failed_start: it was to start only if fetch finished, and that is failed: exit code 7 (run 2)\n"
+    assert code == 7 and mail.startswith("fetch: failed: exit code 7 (run 2, ") and "\n  | no route to host\n" in mail
+    assert all("\n%s: %s" % (job_id, why) in mail for job_id in builds)
+    assert "\ndeploy: failed_start: it was to start only if build-debug finished, and that is " + why in mail
+    assert (site / "trace").read_text().split() == trace, "nothing was built"
+
+    make_script(site / "fetch.sh", "#!/bin/sh\necho fetched again > source\n", 0o755)
+    (site / "slow").touch()
+    night = cron(nightly)
+    expected = {"fetch": "finished", "build-debug": "running", "build-release": "running", "build-manual": "queued",
+                "deploy": "queued"}
+    eventually(lambda: {job_id: record.status for job_id, record in jobs.list_status().items()} == expected)
+    os.killpg(night.pid, signal.SIGKILL)  # the power fails: nobody is left who could start anything
+    night.communicate()
+    running = [jobs.get_status(job_id) for job_id in builds[:2]]
+    for pid in [record.monitor_pid for record in running] + [record.last_pid for record in running]:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: {jobs.get_status(job_id).status for job_id in builds[:2]} == {"lost"})
+    assert jobs.get_status("build-manual").status == jobs.get_status("deploy").status == "queued"
+    (site / "slow").unlink()
+    code, said = result(cron(reboot))
+    assert code == 0 and said.startswith("build: "), said
+    assert jobs.wait("build-manual", timeout=20).status == "finished"
+    deploy = jobs.wait("deploy", timeout=20)
+    assert (deploy.status, deploy.started_at) == ("failed_start", None)
+    assert deploy.error.startswith("it was to start only if build-debug finished, and that is lost: ")
+    assert result(cron(nightly)) == (0, "")
+    assert (site / "deployed").read_text() == "fetched again\n" * 3
+    usage = run_example(newcomer, "sh", HERE / "examples" / "nightly.sh", site)
+    assert (usage.returncode, usage.stderr) == (2, "usage: nightly.sh DIRECTORY TARGET...\n")
+
+
 def test_the_benchmark_prints_a_row_with_its_budget(newcomer):
     done = run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "-n", "3", "stop")
     assert re.search(r"^stop, p90 .*<= 10  (holds|FALLS SHORT)$", done.stdout, re.M), done.stderr
     assert run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "nonsense").returncode == 2
+
+
+def test_the_benchmark_sees_no_process_of_jobs_that_wait_in_a_queue(newcomer):
+    done = run_example(newcomer, PYTHON, HERE / "examples" / "benchmark.py", "-n", "2", "queue")
+    for row in ("processes", "private memory"):
+        assert re.search(r"^queue: %s of 50 waiting jobs .*<= 0  holds$" % row, done.stdout, re.M), done.stdout + done.stderr
+    assert re.search(r"^queue: from an end to the next start, p90 +ms +\d", done.stdout, re.M), done.stdout + done.stderr
+    for program in ("nq", "tsp"):
+        if shutil.which(program):
+            assert re.search(r"^%s: processes of 50 waiting jobs +[1-9]" % program, done.stdout, re.M), done.stdout
+        else:
+            assert "%s is not installed: left out" % program in done.stdout
 
 
 def test_run_as_a_module_it_is_compiled_once(newcomer):
@@ -4726,9 +4833,14 @@ def test_the_micropython_example_tells_of_every_job_what_nodejobs_tells(reader, 
         os.kill(jobs.get_status(job_id).monitor_pid, signal.SIGKILL)
     os.kill(jobs.get_status("lost").last_pid, signal.SIGKILL)
     eventually(lambda: jobs.get_status("lost").status == "lost" and not jobs.get_status("orphaned").monitored)
+    jobs.run(["sleep", "1000"], "first in line", startsecs=0, queue="line")
+    for job_id in ("waits", "out"):
+        assert jobs.run(["true"], job_id, queue="line").status == "queued"
+    jobs.stop("out")
     done = reader()
     assert statuses_in(done) == statuses_of(jobs)
-    assert set(statuses_in(done).values()) == {"finished", "failed", "failed_start", "running", "lost", "stopped"}
+    assert set(statuses_in(done).values()) == {"finished", "failed", "failed_start", "running", "lost", "stopped", "queued"}
+    assert "\nqueue: line\n" in reader("waits").stdout and "\nerror: " not in reader("waits").stdout
     assert re.search(r"^killed +failed +1 +\S+ \S+ +SIGKILL +kill -9 \$\$$", done.stdout, re.M)
     assert "echo \U0001f600" in done.stdout and "\x1b" not in done.stdout and "\u202e" not in done.stdout
     one = reader("Gr\u00fc\u00dfe \U0001f600").stdout
@@ -4741,6 +4853,7 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
     now = jobs.run(["sleep", "1000"], "now", startsecs=0)
     first = {"status": "starting", "command": ["a"], "format": 1, "boot_id": now.boot_id}
     pid = {"last_pid": now.last_pid, "pid_start": now.pid_start, "pid_mark": now.pid_mark, "cookie": now.cookie}
+    queued = dict(first, status="queued", format=2, queued_at="2026-11-24T09:12:01.000Z", queue="line")
     runs, ended, late = {"status": "running"}, {"status": "finished"}, {"status": "failed_start"}
     result = {"exit_code": 0, "outcome": "finished"}
     journals = {
@@ -4754,7 +4867,8 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
         "no-pid": [first], "alive": [first, pid, runs], "asked-to-stop": [first, pid, {"status": "stopping"}],
         "other-start": [first, dict(pid, pid_start=now.pid_start + 1), runs],
         "other-boot": [dict(first, boot_id="x"), pid, runs], "list": [first, "[1]\n", late],
-        "empty": [], "pid-only": [pid]}
+        "empty": [], "pid-only": [pid], "queued": [queued], "queued-again": [queued, {"status": "starting"}],
+        "left-the-queue": [queued, {"status": "starting"}, pid, runs], "never": [queued, late], "newer": [dict(first, format=3)]}
     for name, lines in journals.items():
         (store / name / "000001").mkdir(parents=True)
         (store / name / "000001" / "lock").touch()
@@ -4773,9 +4887,11 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
         assert found == statuses_of(jobs)
         assert set(found) == set(journals) | {"now", "starts"}
         assert (found["starts"], found["alive"], found["other-start"]) == ("starting", "running", "lost")
+        assert (found["queued"], found["queued-again"], found["left-the-queue"]) == ("queued", "queued", "running")
     assert statuses_in(reader())["starts"] == "failed_start"
+    assert "\nerror: its journal was written by a newer nodejobs\n" in reader("newer").stdout
     jobs.stop("now", grace=0)  # the others' process as well
-    assert set(statuses_in(reader()).values()) == {"finished", "failed_start", "stopped", "lost"}
+    assert set(statuses_in(reader()).values()) == {"finished", "failed_start", "stopped", "lost", "queued"}
 
 
 def test_the_micropython_example_shows_the_last_lines_of_a_capped_log(reader, jobs):
@@ -4822,8 +4938,9 @@ CRON = HERE / "examples" / "cron.md"
 def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
     home, env = newcomer
     jobs = Jobs(home / ".local/state/nodejobs")
-    hourly, reboot = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
-    assert "%" not in hourly + reboot, "a crontab's newline"
+    hourly, reboot, go_on = re.findall(r"^```crontab\n(.*?)\n```$", CRON.read_text(encoding="utf-8"), re.M | re.S)
+    assert "%" not in hourly + reboot + go_on, "a crontab's newline"
+    assert blocks_of("crontab") == [go_on + "\n"]
     bare = {"HOME": str(home), "LOGNAME": "me", "SHELL": "/bin/sh",
             "PATH": env["PATH"].partition(":")[0] + ":/usr/bin:/bin"}
 
@@ -4840,6 +4957,14 @@ def test_the_crontab_lines_do_what_is_written_about_them(newcomer):
     make_script(home / "server.sh", "#!/bin/sh\nexec sleep 1000\n", 0o755)
     assert cron(reboot).startswith("server: running")
     assert jobs.stop("server").status == STATUS.c_stopped
+    before = jobs.run(["sleep", "1000"], "before", startsecs=0, queue="line")
+    assert jobs.run(["true"], "after", startsecs=0, queue="line").status == STATUS.c_queued
+    for pid in (before.monitor_pid, before.last_pid):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: jobs.get_status("before").status == STATUS.c_lost)
+    assert jobs.get_status("after").status == STATUS.c_queued
+    assert cron(go_on).startswith("line: ")
+    eventually(lambda: jobs.get_status("after").status == STATUS.c_finished)
 
 
 def test_the_systemd_units_are_valid_and_their_commands_do_what_is_written(newcomer):

@@ -255,6 +255,154 @@ def wait(jobs, rounds):
     yield Result("wait: from the end to its return, p90", "ms", [p90(figures)], None, 10)
 
 
+def inheritors(mark):
+    """Return the processes, but ours, that have inherited this text in their environment: all that we have started."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and int(name) != os.getpid():
+                if mark in pathlib.Path("/proc", name, "environ").read_text(errors="replace"):
+                    found.append(int(name))
+    return found
+
+
+def memory_of(pids):
+    """Return the private memory of processes in MiB; what has just ended has none."""
+    kibibytes = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            kibibytes += private_kb(pid)
+    return kibibytes / 1024.0
+
+
+class NodejobsQueue:
+    def __init__(self, jobs, slots):
+        self.jobs, self.name, self.slots, self.added = jobs, "%d-slots" % slots, slots, 0
+
+    def add(self, *words):
+        self.added += 1
+        self.jobs.run(list(words), "%s-%06d" % (self.name, self.added), startsecs=0, queue=self.name, slots=self.slots)
+
+    def close(self):
+        self.jobs.pause(self.name)  # or stopping one would start the next
+        for job_id in self.jobs.queues()[self.name].running:
+            self.jobs.stop(job_id, grace=0)
+
+
+class Spooler:
+    """task-spooler, with a daemon of its own; or nq, which has one slot, and no daemon to be ended."""
+
+    def __init__(self, program, directory, slots):
+        os.mkdir(directory)
+        self.program, self.mark = program, directory
+        self.words = [program, "-q" if os.path.basename(program) == "nq" else "-B"]  # -B: fail where it is full
+        self.environment = dict(os.environ, NQDIR=directory, TMPDIR=directory, TS_SOCKET=directory + "/socket",
+                                TS_SLOTS=str(slots))
+        self.slots = slots
+
+    def add(self, *words):
+        spawn(*self.words, *words, env=self.environment, check=True, timeout=60)
+
+    def close(self):
+        if self.words[1] == "-B":
+            spawn(self.program, "-K", env=self.environment)
+        while inheritors(self.mark):
+            for pid in reversed(inheritors(self.mark)):  # the last first: what ends starts the next
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def held(queue, fifo):
+    """Take all slots of a queue until a line for each is written into the file that this returns."""
+    os.mkfifo(fifo)
+    for _ in range(queue.slots):
+        queue.add("sh", "-c", "read line < " + fifo)
+    return os.open(fifo, os.O_RDWR)
+
+
+def empty(queue, number, directory):
+    """Return the milliseconds that each of so many `true` takes in a queue that is let go when all of them wait."""
+    directory = tempfile.mkdtemp(dir=directory)
+    hold = held(queue, directory + "/hold")
+    os.mkfifo(directory + "/over")
+    over = os.open(directory + "/over", os.O_RDWR)
+    for _ in range(number):
+        queue.add("true")
+    for _ in range(queue.slots):
+        queue.add("sh", "-c", "echo >> " + directory + "/over")
+    began = time.perf_counter()
+    os.write(hold, b"\n" * queue.slots)
+    for _ in range(queue.slots):
+        assert select.select([over], [], [], 600)[0], "a queue stands still"
+        os.read(over, 1)
+    ended = time.perf_counter()
+    os.close(hold)
+    os.close(over)
+    return (ended - began) * 1000 / (number + queue.slots)
+
+
+def spoolers():
+    """Return {name: path} of the other queues that are installed."""
+    found = {"nq": shutil.which("nq"), "tsp": shutil.which("tsp")}
+    for name in found:
+        if found[name] is None:
+            print("%s is not installed: left out" % name)
+    return {name: path for name, path in found.items() if path is not None}
+
+
+@row
+def queue(jobs, rounds):
+    """A thousand jobs that wait; and `true` after `true` through queues of one and of two slots."""
+    number, directory, programs = 25 * rounds, jobs.db_path + "-queues", spoolers()
+    os.mkdir(directory)
+    os.environ["NODEJOBS_BENCHMARK"] = directory  # every process that comes of this row has it
+    waiting = {"queue": NodejobsQueue(nodejobs.Jobs(directory + "/waiting"), 1)}
+    waiting.update({name: Spooler(path, directory + "/" + name, 1) for name, path in programs.items()})
+    base = [timed(floor) for _ in range(rounds)]
+    for name, line in waiting.items():
+        hold = held(line, directory + "/hold-" + name)
+        try:
+            before = set(inheritors(directory))
+            assert before, "what runs is seen"
+            submitted = []
+            with contextlib.suppress(subprocess.CalledProcessError):  # tsp takes no more than 1,000
+                for _ in range(number):
+                    submitted.append(timed(line.add, "true"))
+            more = set(inheritors(directory)) - before
+            text = "%%s: %%s %d waiting jobs" % len(submitted)
+            yield Result(text % (name, "processes of"), "", [float(len(more))], None, 0 if name == "queue" else None)
+            yield Result(text % (name, "private memory of"), "MiB", [memory_of(more)], None,
+                         0 if name == "queue" else None)
+            yield Result("%s: submit among few / bare Python" % name, "ms", submitted[:rounds], base)
+            yield Result(text % (name, "submit among") + " / bare", "ms", submitted[-rounds:], base)
+        finally:
+            line.close()
+            os.close(hold)
+    lines = {"queue, 1 slot: `true` / bare Python": NodejobsQueue(jobs, 1),
+             "queue, 2 slots: `true` / bare Python": NodejobsQueue(jobs, 2)}
+    for name, path in programs.items():
+        for slots in (1,) if name == "nq" else (1, 2):
+            lines["%s, %d slot%s: `true` / bare Python" % (name, slots, "s" * (slots - 1))] = Spooler(
+                path, "%s/%s-%d" % (directory, name, slots), slots)
+    base, figures = [], {name: [] for name in lines}
+    try:
+        for _ in range(5):
+            base += [timed(floor) for _ in range(rounds)]
+            for name, line in lines.items():
+                figures[name].append(empty(line, rounds, directory))
+    finally:
+        for line in lines.values():
+            line.close()
+    for name in lines:
+        yield Result(name, "ms", figures[name], base)
+    runs = list(jobs.list_status({"self_id": "1-slots-*"}).values())  # sorted by id, and so in the order of the queue
+    gaps = [(after.started_clock - before.started_clock - before.duration) * 1000
+            for before, after in zip(runs, runs[1:]) if before.command == after.command == ["true"]]
+    yield Result("queue: from an end to the next start, median", "ms", gaps, base)
+    yield Result("queue: from an end to the next start, p90", "ms", [p90(gaps)], base)
+    del os.environ["NODEJOBS_BENCHMARK"]
+
+
 @row
 def follow(jobs, rounds):
     script = ("import random, time\nfor _ in range(%d):\n    time.sleep(random.uniform(0.02, 0.1))\n"

@@ -101,6 +101,7 @@ def fold(journal):
 # A journal without an end: is it running, or lost? The job's lock (DB/JOB/lock) is held by who starts a run, until it
 # is known how that went; the run's by its monitor, the parent of the command, until the end is in the journal. The
 # kernel frees both when their holder dies. So they are asked, and then the journal once more: an end may have come.
+# What is queued begins with "queued", and has no process. If whoever started it died on the way, it is queued again.
 
 def is_held(path, ask, *how):
     """Tell whether another process holds a lock; None if that cannot be known. To read the file is enough to ask."""
@@ -140,7 +141,7 @@ def read_run(job, number):
         starting = status == "starting" and is_held(job + "/lock", flock, LOCK_SHARED_NOW)
         monitored = is_held(run + "/lock", lockf, F_TEST, 0)
         before = journal
-    if status not in ENDED:
+    if status not in ENDED and status != "queued":
         active = status if status in ("starting", "stopping") else "running"
         if starting or monitored:
             status = "running" if active == "starting" and not starting else active
@@ -150,9 +151,11 @@ def read_run(job, number):
             status = "stopping" if active == "stopping" else "running"  # its monitor was killed
         elif starting is None or monitored is None:
             status = active + " or lost"
-        else:  # a command waits until its pid is in the journal: without one, none ever ran
-            status = "failed_start" if active == "starting" and "last_pid" not in record else "lost"
-    if record.get("format", 1) != 1:
+        elif active == "starting" and "last_pid" not in record:  # a command waits until its pid is in the journal
+            status = "queued" if "queued_at" in record else "failed_start"
+        else:
+            status = "lost"
+    if record.get("format", 1) not in (1, 2):  # 2 may be queued
         record["error"] = "its journal was written by a newer nodejobs"
     record.update({"status": status, "run": number, "logdir": run})
     return record
