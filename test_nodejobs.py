@@ -5998,6 +5998,9 @@ class Stage:
     def journals(self):
         return [path.read_bytes() for path in self.store.glob("*/*/journal.jsonl")]
 
+    def spools(self):
+        return list(self.store.glob(".queues/*/*.spool"))
+
     def close(self):
         """Hang up, and see that all have gone; then nothing of a job can be left but what reports its end."""
         self.server.settimeout(0.1)
@@ -6454,6 +6457,115 @@ class TestEverywhere:
         daemon = nj.meet("daemon")
         assert nj.json("stop", "a")["status"] == "stopped"
         assert daemon.is_gone()
+
+    # Queues
+
+    def test_a_queue_of_one_slot_runs_one_at_a_time_in_order_and_what_ends_starts_the_next(self, nj):
+        first = nj.puppet("a", "--queue", "q")
+        for job_id in ("b", "c"):
+            done = nj("run", "--id", job_id, "--queue", "q", "--", *nj.command(job_id))
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == "%s: queued, %d in q (run 1)\n" % (job_id, "_bc".index(job_id))
+        assert [record["status"] for record in nj.json("list")] == ["running", "queued", "queued"]
+        assert nj.json("queue", "list")[0] == {"queue": "q", "slots": 1, "paused": False, "paused_by": None,
+                                               "running": ["a"], "waiting": ["b", "c"]}
+        assert len(nj.spools()) == 2
+        first.exit(3)
+        second = nj.meet("b")  # nobody has asked for it
+        nj.eventually(lambda: len(nj.spools()) == 1)
+        assert nj.json("status", "c")["position"] == 1 and "c" not in nj.lines
+        second.exit(0)
+        nj.meet("c").exit(5)
+        assert [nj("wait", job_id).returncode for job_id in "abc"] == [3, 0, 5]
+        assert nj.spools() == []
+
+    def test_a_queue_has_the_slots_that_it_was_given_last(self, nj):
+        nj.puppet("a", "--queue", "q:2")
+        nj.puppet("b", "--queue", "q")
+        assert nj("run", "--id", "c", "--queue", "q", "--", *nj.command("c")).stdout == "c: queued, 1 in q (run 1)\n"
+        assert nj.json("queue", "resume", "q:3")["slots"] == 3
+        assert nj.meet("c").do("answer = 1") == 1
+
+    def test_a_chain_of_jobs_runs_while_each_finishes(self, nj):
+        first = nj.puppet("fetch")
+        for needed, job_id in (("fetch", "build"), ("build", "deploy")):
+            done = nj("run", "--id", job_id, "--after-ok", needed, "--env", "ONE=a=b é", "--", *nj.command(job_id))
+            assert done.stdout == "%s: queued, after %s (run 1)\n" % (job_id, needed)
+        waiter = nj.start("wait", "fetch", "build", "deploy")
+        first.exit(0)
+        build = nj.meet("build")
+        assert build.do("answer = (os.environ['ONE'], os.environ['NODEJOBS_ID'], os.getcwd())") == (
+            "a=b é", "build", nj.target.seen(nj.home))
+        assert nj.json("status", "deploy")["status"] == "queued"
+        build.exit(0)
+        nj.meet("deploy").exit(0)
+        assert nj.target.finish(waiter).returncode == 0
+
+    def test_what_needed_a_job_that_failed_never_starts_and_says_why(self, nj):
+        first = nj.puppet("fetch")
+        nj("run", "--id", "build", "--after-ok", "fetch", "--", *nj.command("build"))
+        nj("run", "--id", "deploy", "--after-ok", "build", "--queue", "q", "--", *nj.command("deploy"))
+        nj("run", "--id", "clean", "--after", "deploy", "--", *nj.command("clean"))
+        first.exit(4)
+        assert nj.meet("clean").do("answer = 1") == 1
+        assert nj("wait", "build").returncode == nj("wait", "deploy").returncode == 126
+        record = nj.json("status", "build")
+        assert (record["status"], record.get("exit_code"), record.get("last_pid")) == ("failed_start", None, None)
+        assert record["error"] == "it was to start only if fetch finished, and that is failed: exit code 4"
+        assert nj.json("status", "deploy")["status"] == "failed_start" and set(nj.lines) == {"fetch", "clean"}
+        assert nj("run", "--id", "x", "--after", "nobody", "--", *nj.say("pass")).returncode == 125
+
+    def test_a_paused_queue_waits_until_it_is_resumed(self, nj):
+        assert nj("queue", "pause", "q").stdout.startswith("q: paused by ")
+        for job_id in "ab":
+            done = nj("run", "--id", job_id, "--queue", "q", "--", *nj.command(job_id))
+            assert "queued" in done.stdout, done
+        assert nj("queue", "start").returncode == 0 and nj.json("status", "a")["status"] == "queued"
+        assert nj("queue", "first", "b").stdout == "b: queued, 1 in q (run 1)\n"
+        assert nj("queue", "resume", "q").stdout == "q: 1 of 1 slot taken (b), 1 waiting (a)\n"
+        nj.meet("b").exit(0)
+        nj.meet("a").exit(0)
+        assert nj("wait", "a", "b").returncode == 0
+
+    def test_a_queued_job_can_be_stopped_and_removed_and_leaves_nothing(self, nj):
+        first = nj.puppet("a", "--queue", "q")
+        for job_id in "bcd":
+            nj("run", "--id", job_id, "--queue", "q", "--env", "PASSWORD=hunter2hunter2", "--", *nj.command(job_id))
+        assert nj("run", "--id", "b", "--", *nj.say("pass")).returncode == 125
+        assert nj("stop", "b").stdout == "b: stopped: it was stopped before it was started (run 1)\n"
+        assert nj("remove", "c").stdout == "c: removed\n"
+        assert len(nj.spools()) == 1 and nj.json("queue", "list")[0]["waiting"] == ["d"]
+        first.exit(0)
+        assert nj.meet("d").do("answer = os.environ['PASSWORD']") == "hunter2hunter2"
+        nj.eventually(lambda: nj.spools() == [])
+        files = [path for path in nj.store.rglob("*") if path.is_file()]
+        assert len(files) >= 5 and not any(b"hunter2" in path.read_bytes() for path in files)
+        assert set(nj.lines) == {"a", "d"} and nj("wait", "b").returncode == 125
+
+    def test_when_all_that_ran_was_killed_the_queue_goes_on_as_soon_as_anybody_asks(self, nj):
+        puppet = nj.puppet("a", "--queue", "q")
+        nj("run", "--id", "b", "--queue", "q", "--", *nj.command("b"))
+        nj.target.kill(nj.json("status", "a")["monitor_pid"])
+        nj.eventually(lambda: nj.json("status", "a")["monitored"] is False)
+        puppet.exit(0)
+        nj.eventually(lambda: nj.json("status", "a")["status"] == "lost")
+        assert nj.json("status", "b")["status"] == "queued"
+        waiter = nj.start("wait", "b")
+        nj.meet("b").exit(6)
+        assert nj.target.finish(waiter).returncode == 6
+
+    def test_what_is_queued_can_be_waited_for_and_followed(self, nj):
+        first = nj.puppet("a", "--queue", "q")
+        assert nj("wait", "a", "--timeout", "0.1").returncode == 124
+        follower = nj.start("run", "--id", "b", "--queue", "q", "--follow", "--", *nj.command("b"))
+        nj.eventually(lambda: len(nj.spools()) == 1)
+        first.exit(0)
+        second = nj.meet("b")
+        second.write(b"one\n")
+        assert read_exactly(follower.stdout, 4, 20 * nj.target.patience) == b"one\n"
+        second.exit(8)
+        done = nj.target.finish(follower)
+        assert (done.returncode, done.raw) == (8, b"") and done.stderr.startswith("nodejobs: b: failed: exit code 8")
 
     # Looking, and clearing away
 
