@@ -2492,7 +2492,7 @@ def test_who_may_only_read_the_store_sees_and_waits_all_the_same(line, jobs, sto
     for path in [store, *store.rglob("*")]:
         if path.is_dir():
             path.chmod(0o755)
-    script = ("import sys; sys.path.insert(0, %r); import nodejobs, os, fcntl, json, marshal, pwd, select, unicodedata\n"
+    script = ("import sys; sys.path.insert(0, %r); import nodejobs, os, encodings.ascii, fcntl, json, marshal, pwd, select\n"
               "os.setgid(65534); os.setuid(65534); sys.exit(nodejobs.main())" % str(HERE))  # it may be where we cannot read
 
     def as_nobody(*words):
