@@ -4125,7 +4125,9 @@ class Jobs:
             if record is None or record.ended:
                 self.store.drop_ticket(line, ticket)
                 continue
-            never = self._never(record)
+            never = self._never(record) if kind == DEPENDENT else ""
+            if never == "" and full:
+                self.store.move_ticket(line, ticket, (ticket[0], cookie, WAITING))  # that may be forgotten meanwhile
             if never is None or never == "" and full:
                 continue
             tried.add(cookie)
@@ -4153,7 +4155,7 @@ class Jobs:
                             % job_id)
                 if needed and other.ended and other.status != needed:
                     return "it was to start only if %s finished, and that is %s%s" % (
-                        job_id, other.status, ": " + other.error if other.error else "")
+                        job_id, other.status, ": " + other.error[:200] if other.error else "")
                 waits = waits or other is not None and not other.ended
         return None if waits else ""
 
@@ -4591,7 +4593,8 @@ class Jobs:
     def _tails(self, record: "Any", from_beginning: bool,
                place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
         _, run, cookie, stdout, stderr = place
-        start: "Optional[int]" = 0 if from_beginning or run else None
+        # Of what has not started yet there is nothing to leave out.
+        start: "Optional[int]" = 0 if from_beginning or run or record.status in (QUEUED, STARTING) else None
         offsets: "Dict[str, Optional[int]]" = {"stdout": start, "stderr": start}
         if run == record.run and str(record.cookie).startswith(cookie):
             offsets = {"stdout": stdout, "stderr": stderr}
@@ -5854,7 +5857,7 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
     head, last = words[1:-1], words[-1]
     known = {option[0]: option for option in (DB, ON, HELP, VERSION)}
     found = {name: VERBS[name][1] for name in VERBS}
-    verb = flag = takes = ""
+    verb = flag = takes = action = ""
     for word in head:
         if takes:
             db_path, takes = word if flag == "--db" else db_path, ""
@@ -5868,30 +5871,31 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
                 return {}
             known = {option[0]: option for option in [*VERBS[verb][3], JSON, DB, HELP]}
             found = {}
+        elif verb == "queue" and word[:1] != "-":
+            action = word
     flag, equals, _ = last.partition("=")
     if not takes and equals and flag in known:
         takes = known[flag][1]
         return {flag + "=" + value: "" for value in candidates(db_path, words[:-1] + [flag, ""])}
-    if verb == "queue" and not takes and last[:1] != "-":
-        takes = QUEUE_ACTIONS.get(head[-1], "")
     if takes == "S":
         return {status: "" for status in ACTIVE + ENDED}
-    if takes == "NAME" and verb == "stop":
+    if flag == "--signal" and takes:
         return {name[3:]: "" for name in dir(signal) if name[:3] == "SIG" and name[3] != "_" and name != "SIG_DFL"}
-    names = takes in ("NAME", "NAME[:SLOTS]")  # of queues
-    if names or takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
+    if action and not takes and last[:1] != "-":
+        takes = QUEUE_ACTIONS.get(action) or "nothing"
+    queues = takes == "NAME[:SLOTS]" or action and takes == "NAME"
+    if queues or takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
         if "--on" in head:
             return {}  # they would have to be fetched at every tab
-        path = os.path.expanduser(db_path) if db_path else None
-        store = Jobs(path).store
-        ids = store.queue_names() if names else [job_id for job_id, _ in store.job_dirs()]
-        return {name: "" for name in ids if name and name.isprintable() and name[0] != "-"}
+        store = Jobs(os.path.expanduser(db_path) if db_path else None).store
+        names = store.queue_names() if queues else [job_id for job_id, _ in store.job_dirs()]
+        return {name: "" for name in names if name and name.isprintable() and name[0] != "-"}
     if takes:
         return {}
     if last[:1] == "-":
         return {flag: known[flag][4] for flag in known}
     return ({shell: "" for shell in COMPLETIONS} if verb == "completion" else
-            {action: "" for action in QUEUE_ACTIONS} if verb == "queue" == head[-1] else found)
+            {action: "" for action in QUEUE_ACTIONS} if verb == "queue" else found)
 
 
 def verb_completion(jobs: Jobs, options: "Any") -> int:

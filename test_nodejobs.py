@@ -109,6 +109,9 @@ def store(tmp_path):
     path = tmp_path / "store"
     yield path
     jobs = Jobs(path)
+    while jobs.list_status({"status": STATUS.c_queued}):  # a stop starts what is due
+        for job_id in jobs.list_status({"status": STATUS.c_queued}):
+            jobs.stop(job_id)
     for job_id, record in jobs.list_status().items():
         if record.last_pid is not None and record.status != STATUS.c_lost:
             jobs.stop(job_id, grace=0)
@@ -1754,6 +1757,901 @@ def test_a_field_that_looks_like_a_stop_request_is_none(store):
     class LooseJobs(Jobs):
         record_class = Loose
     assert LooseJobs(store).run("true", "a", meta={"status": "stopping"}).status == STATUS.c_finished
+
+
+# ------ queues ------
+
+class Line:
+    """Jobs that run until they are told to end, each through a FIFO of its own."""
+
+    def __init__(self, jobs, home):
+        self.jobs, self.home, self.started, self.gates = jobs, home, home / "started", {}
+        home.mkdir()
+        self.started.write_text("")
+
+    def command(self, job_id):
+        gate = self.gates.setdefault(job_id, str(self.home / ("gate-%d" % len(self.gates))))
+        if not os.path.exists(gate):
+            os.mkfifo(gate)
+        return 'echo "$NODEJOBS_ID" >> %s; read code < %s; exit $code' % (self.started, gate)
+
+    def run(self, job_id, **options):
+        options.setdefault("startsecs", 0)
+        return self.jobs.run(self.command(job_id), job_id, **options)
+
+    def end(self, job_id, code=0):
+        """Have a job end, and do nothing else: what is due has to be started by what has ended."""
+        def opened():
+            with contextlib.suppress(OSError):  # ENXIO: it does not read yet
+                return os.open(self.gates[job_id], os.O_WRONLY | os.O_NONBLOCK)
+        fd = eventually(opened)
+        os.write(fd, b"%d\n" % code)
+        os.close(fd)
+
+    def until(self, status, *ids):
+        """Wait, by looking only, until these jobs have that status; return the record of the last."""
+        for job_id in ids:
+            found = eventually(lambda: (lambda record: record.status == status and record)(self.jobs.get_status(job_id)))
+        return found
+
+    def states(self):
+        return {job_id: record.status for job_id, record in self.jobs.list_status().items()}
+
+    def order(self, number):
+        """Return the ids of the jobs that were started, in their order, as soon as there are so many."""
+        return lines_of(self.started, number)
+
+
+@pytest.fixture
+def line(jobs, tmp_path):
+    return Line(jobs, tmp_path / "line")
+
+
+def spools_of(store):
+    return sorted(store.glob(".queues/*/*.spool"))
+
+
+def test_a_queue_runs_one_job_at_a_time_first_in_first_out_and_each_starts_the_next(line, jobs, store):
+    ids = ["z", "y", "x", "w"]
+    records = [line.run(job_id, queue="q") for job_id in ids]
+    assert [record.status for record in records] == ["running", "queued", "queued", "queued"]
+    assert [record.position for record in records] == [None, 1, 2, 3] and records[0].queue == "q"
+    assert records[1].last_pid is None and records[1].started_at is None and records[1].queued_at
+    for number, job_id in enumerate(ids, 1):
+        line.until("running", job_id)
+        assert line.order(number) == ids[:number]
+        assert [jobs.get_status(other).position for other in ids[number:]] == list(range(1, 5 - number))
+        assert list(line.states().values()).count("running") == 1
+        line.end(job_id)
+    line.until("finished", *ids)
+    assert [line["status"] for line in journal_of(jobs.get_status("w")) if "status" in line] == [
+        "queued", "starting", "running", "finished"]
+    assert spools_of(store) == []
+
+
+def test_as_many_run_at_once_as_the_queue_has_slots(line, jobs):
+    assert line.run("a", queue="q", slots=2).status == line.run("b", queue="q").status == "running"
+    assert line.run("c", queue="q").status == line.run("d", queue="q").status == "queued"
+    assert line.run("e", queue="other").status == line.run("f").status == "running", "each queue is one of its own"
+    line.end("b", 3)
+    line.until("running", "c")
+    assert line.states() == {"a": "running", "b": "failed", "c": "running", "d": "queued", "e": "running",
+                             "f": "running"}
+
+
+def test_a_later_run_or_resume_changes_the_slots_and_what_is_due_then_starts(line, jobs, cli):
+    for job_id in "abcde":
+        line.run(job_id, queue="q")
+    assert jobs.queues()["q"].slots == 1
+    line.run("f", queue="q", slots=3)
+    line.until("running", "a", "b", "c")
+    assert jobs.queues()["q"] == {"queue": "q", "slots": 3, "paused": False, "paused_by": None,
+                                  "running": ["a", "b", "c"], "waiting": ["d", "e", "f"]}
+    assert jobs.resume("q", slots=1).slots == 1
+    line.end("a")
+    line.end("b")
+    line.until("finished", "a", "b")
+    assert jobs.queues()["q"].waiting == ["d", "e", "f"], "what runs goes on, and the next waits for the last of it"
+    line.end("c")
+    line.until("running", "d")
+    assert cli("queue", "resume", "q:2").stdout == "q: 2 of 2 slots taken (d, e), 1 waiting (f)\n"
+    line.until("running", "e")
+
+
+@pytest.mark.parametrize("outcome", ["finished", "failed", "stopped", "lost", "failed_start", "removed"])
+def test_after_starts_however_it_ended_and_after_ok_only_if_it_finished(line, jobs, outcome):
+    line.run("first", queue="one")
+    if outcome == "failed_start":
+        jobs.run(["/no/such/program"], "needed", queue="one")
+    else:
+        line.run("needed", queue="one")
+    line.run("after", after="needed")
+    line.run("after-ok", after_ok=["needed"])
+    line.run("queued-after", queue="two", after=["needed"])
+    line.run("queued-after-ok", queue="two", after_ok=("needed",))
+    ids = ["after", "after-ok", "queued-after", "queued-after-ok"]
+    assert [jobs.get_status(job_id).waits_for for job_id in ids] == [["needed"]] * 4
+    if outcome == "removed":
+        assert jobs.remove("needed").status == "queued"
+    else:
+        line.end("first")
+    if outcome not in ("failed_start", "removed"):
+        record = line.until("running", "needed")
+        assert [jobs.get_status(job_id).status for job_id in ids] == ["queued"] * 4
+        if outcome == "lost":
+            os.kill(record.monitor_pid, signal.SIGKILL)
+            os.kill(record.last_pid, signal.SIGKILL)
+        elif outcome == "stopped":
+            jobs.stop("needed", grace=0)
+        else:
+            line.end("needed", 3 if outcome == "failed" else 0)
+    if outcome != "removed":
+        line.until(outcome, "needed")
+    if outcome == "lost":
+        jobs.start_due()
+    line.until("running", "after", "queued-after")
+    if outcome == "finished":
+        line.until("running", "after-ok")
+        assert jobs.get_status("queued-after-ok").status == "queued", "for the slot of the other"
+        line.end("queued-after")
+        line.until("running", "queued-after-ok")
+    else:
+        for job_id in ("after-ok", "queued-after-ok"):
+            record = line.until("failed_start", job_id)
+            assert record.error.startswith("it was to start only if needed finished, and that ")
+            assert outcome in record.error and record.ended_at and record.last_pid is record.started_at is None
+
+
+def test_what_has_ended_already_is_not_waited_for(line, jobs):
+    assert jobs.run("true", "good", startsecs=20).status == "finished"
+    assert jobs.run("exit 1", "bad", startsecs=20).status == "failed"
+    assert line.run("a", after=["good", "bad"]).status == "running"
+    assert line.run("b", after_ok="good", queue="q").status == "running"
+    record = line.run("c", after_ok=["good", "bad"])
+    assert record.status == "failed_start"
+    assert record.error == "it was to start only if bad finished, and that is failed: exit code 1"
+    assert line.run("d", after=["bad"], after_ok=["good"]).status == "running"
+    assert jobs.run("true", "bad", startsecs=20).status == "finished"
+    assert line.run("e", after_ok=["bad"]).status == "running", "it is the newest run that counts"
+
+
+def test_several_are_waited_for_and_a_rerun_of_them_is_no_matter(line, jobs):
+    line.run("a")
+    line.run("b")
+    line.run("c", after=["a"], after_ok=["b"])
+    assert jobs.get_status("c").waits_for == ["a", "b"]
+    line.end("a", 1)
+    line.until("failed", "a")
+    line.run("a")
+    assert jobs.get_status("c").waits_for == ["b"], "it waits for the run that there was when it was queued"
+    line.end("b")
+    line.until("running", "c")
+
+
+def test_a_failure_goes_down_a_chain_and_says_at_each_link_why(line, jobs, store):
+    line.run("job-0")
+    for number in range(1, 12):
+        line.run("job-%d" % number, after_ok=["job-%d" % (number - 1)], **({"queue": "q"} if number % 2 else {}))
+    line.run("anyway", after=["job-11"])
+    line.end("job-0", 7)
+    line.until("failed_start", "job-11")
+    line.until("running", "anyway")
+    errors = [jobs.get_status("job-%d" % number).error for number in range(1, 12)]
+    assert errors[0] == "it was to start only if job-0 finished, and that is failed: exit code 7"
+    assert errors[1] == "it was to start only if job-1 finished, and that is failed_start: " + errors[0]
+    assert all(len(error) < 400 for error in errors), "it does not grow without end"
+    assert line.order(2) == ["job-0", "anyway"] and spools_of(store) == []
+
+
+def test_what_waits_for_others_lets_those_behind_it_pass(line, jobs):
+    line.run("other")
+    line.run("a", queue="q")
+    line.run("b", queue="q", after=["other"])
+    line.run("c", queue="q")
+    assert [jobs.get_status(job_id).position for job_id in "bc"] == [1, 2]
+    line.end("a")
+    line.until("running", "c")
+    line.end("other")
+    line.until("finished", "other")
+    assert jobs.get_status("b").waits_for == []
+    line.end("c")
+    line.until("running", "b")
+
+
+def test_that_it_finished_is_known_though_it_is_removed_while_the_queue_is_full(line, jobs):
+    line.run("a", queue="q")
+    line.run("needed")
+    line.run("b", queue="q", after_ok=["needed"])
+    line.end("needed")
+    line.until("finished", "needed")
+    jobs.start_due()
+    jobs.remove("needed")
+    line.end("a")
+    line.until("running", "b")
+
+
+def test_it_cannot_wait_for_what_is_not_there_nor_for_itself(line, jobs, store, cli):
+    with pytest.raises(UnknownJob, match="no job 'nobody'") as error:
+        line.run("a", after=["nobody"])
+    assert error.value.job_id == "nobody"
+    with pytest.raises(UnknownJob):
+        line.run("a", after_ok=["nobody"], queue="q")
+    assert jobs.get_status("a") is None and jobs.list_status() == {}
+    line.run("a")
+    for options in ({"after": "a"}, {"after_ok": ["a"]}):
+        with pytest.raises(SchemaError, match="'a' cannot wait for itself"):
+            line.run("a", **options)
+    done = cli("run", "--id", "b", "--after", "nobody", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "") and "no job 'nobody'" in done.stderr
+    assert cli("run", "--id", "b", "--after-ok", "b", "--", "true").returncode == 2
+    assert list(jobs.list_status()) == ["a"] and spools_of(store) == []
+
+
+def test_no_cycle_comes_about_when_ids_are_used_again(line, jobs):
+    """Runs wait for runs that were there before them: a second run of an id is another."""
+    line.run("a")
+    line.run("b", after=["a"])
+    line.end("a")
+    line.until("running", "b")
+    line.run("a", after=["b"])
+    with pytest.raises(JobRunning):
+        line.run("b", after=["a"])
+    line.end("b")
+    line.until("running", "a")
+    line.run("b", after=["a"])
+    line.end("a")
+    line.until("running", "b")
+    assert [record.status for record in jobs.history("a")] == ["finished", "finished"]
+
+
+def test_what_cannot_be_queued_so_is_refused(jobs, store):
+    for options in ({"queue": ""}, {"queue": 7}, {"queue": "x" * 256}, {"queue": "q", "slots": 0},
+                    {"queue": "q", "slots": True}, {"queue": "q", "slots": "2"}, {"slots": 2}, {"first": True},
+                    {"queue": "q", "slots": -1}, {"after": [7]}, {"after_ok": [""]}):
+        with pytest.raises((SchemaError, UnknownJob)):
+            jobs.run("true", "a", **options)
+        assert jobs.list_status() == {} and not spools_of(store), options
+
+
+def test_first_puts_it_before_the_others(line, jobs, cli):
+    for job_id in "abc":
+        line.run(job_id, queue="q")
+    assert line.run("d", queue="q", first=True).position == 1
+    assert jobs.queues()["q"].waiting == ["d", "b", "c"]
+    assert jobs.first("c").position == 1
+    assert cli("queue", "first", "b").stdout == "b: queued, 1 in q (run 1)\n"
+    assert json.loads(cli("queue", "first", "b", "--json").stdout)["position"] == 1
+    assert jobs.queues()["q"].waiting == ["b", "c", "d"]
+    done = cli("run", "--id", "e", "--queue", "q", "--first", "-c", line.command("e"))
+    assert done.stdout == "e: queued, 1 in q (run 1)\n"
+    for number, job_id in enumerate("aebcd", 1):
+        line.until("running", job_id)
+        assert line.order(number) == list("aebcd"[:number])
+        line.end(job_id)
+    with pytest.raises(UnknownJob):
+        jobs.first("nobody")
+    line.until("finished", "d")
+    with pytest.raises(NodejobsError, match="'d' is in no queue: it is finished"):
+        jobs.first("d")
+    assert cli("queue", "first", "nobody").returncode == cli("queue", "first", "d").returncode == 125
+
+
+def test_a_paused_queue_starts_nothing_until_it_is_resumed(line, jobs, cli):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    record = jobs.pause("q")
+    assert record.paused and record.running == ["a"] and record.waiting == ["b"]
+    assert record.paused_by == "%s, pid %d" % (nodejobs.platform.user(), os.getpid())
+    line.end("a")
+    line.until("finished", "a")
+    jobs.start_due()
+    assert line.run("c", queue="q").status == "queued"
+    assert [line.states()[job_id] for job_id in "bc"] == ["queued", "queued"]
+    assert "the queue q was paused by " + record.paused_by in cli("status", "b").stdout
+    listed = cli("queue", "list").stdout
+    assert listed == "q: paused by %s, 0 of 1 slot taken, 2 waiting (b, c)\n" % record.paused_by
+    assert cli("queue", "pause", "q").stdout == listed, "who paused it first"
+    done = cli("queue", "resume", "q")
+    assert (done.returncode, done.stdout) == (0, "q: 1 of 1 slot taken (b), 1 waiting (c)\n")
+    line.until("running", "b")
+    assert cli("queue", "pause", "new").stdout.startswith("new: paused by ")
+    assert line.run("d", queue="new").status == "queued", "it was paused before anything was in it"
+    assert list(jobs.queues()) == ["new", "q"]
+
+
+def test_queues_are_shown_as_json_too_and_usage_is_told(line, jobs, cli, store):
+    done = cli("queue", "list")
+    assert (done.returncode, done.stdout) == (0, "") and "no queues in" in done.stderr and not store.exists()
+    assert (cli("queue", "list", "--json").stdout, store.exists()) == ("[]\n", False)
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    shown = {"queue": "q", "slots": 1, "paused": False, "paused_by": None, "running": ["a"], "waiting": ["b"]}
+    assert json.loads(cli("queue", "list", "--json").stdout) == [shown]
+    assert json.loads(cli("queue", "start", "--json").stdout) == [shown]
+    paused = json.loads(cli("queue", "pause", "q", "--json").stdout)
+    assert paused.pop("paused_by") and paused == {**{key: shown[key] for key in paused}, "paused": True}
+    assert json.loads(cli("queue", "resume", "q:3", "--json").stdout)["slots"] == 3
+    for words in (["queue"], ["queue", "go"], ["queue", "pause"], ["queue", "list", "q"], ["queue", "pause", "q", "r"],
+                  ["queue", "resume", "q:0"], ["run", "--queue", "q:0", "true"], ["run", "--queue", "", "true"],
+                  ["run", "--first", "true"]):
+        done = cli(*words)
+        assert (done.returncode, done.stdout) == (2, "") and re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+
+
+def test_a_queued_job_has_no_process(line, jobs, store):
+    line.run("a", queue="q")
+    before = eventually(lambda: (lambda found: len(found) == 1 and found)(processes_of(store)))
+    for number in range(20):
+        jobs.run(["sleep", "3600"], "waits-%d" % number, queue="q", startsecs=0)
+    assert processes_of(store) == before
+    named = [name for name in os.listdir("/proc") if name.isdigit() and is_alive(int(name))
+             and b"waits-" in pathlib.Path("/proc", name, "cmdline").read_bytes()]
+    assert named == [], "no monitor either"
+    assert len(spools_of(store)) == 20
+
+
+def test_list_and_status_tell_where_it_stands_and_what_it_waits_for(line, jobs, cli):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    line.run("c", queue="q", after=["a"], after_ok=["b"])
+    line.run("d", after_ok=["a"])
+    rows = [re.split("  +", row)[:2] for row in cli("list").stdout.splitlines()]
+    assert rows == [["ID", "STATUS"], ["a", "running"], ["b", "queued, 1 in q"], ["c", "queued, after a, b"],
+                    ["d", "queued, after a"]]
+    assert [row.split()[0] for row in cli("list", "--status", "queued").stdout.splitlines()] == ["ID", "b", "c", "d"]
+    assert list(jobs.list_status(JobFilter(status="queued"))) == list(jobs.list_status({"queue": "q"}))[1:] + ["d"]
+    assert {record["self_id"]: (record["position"], record["waits_for"])
+            for record in json.loads(cli("list", "--json").stdout)} == {
+                "a": (None, None), "b": (1, []), "c": (2, ["a", "b"]), "d": (None, ["a"])}
+    for job_id, why in (("b", "it is number 1 in the queue q, of which a runs"),
+                        ("c", "it waits until a has ended and b has finished"),
+                        ("d", "it waits until a has finished")):
+        text = cli("status", job_id).stdout
+        assert re.search(r"^  why +%s$" % why, text, re.M) and re.search(r"^  queued +20\d\d-", text, re.M), text
+        assert re.search(r"^  queue +q$", text, re.M) or job_id == "d"
+        record = json.loads(cli("status", job_id, "--json").stdout)
+        assert record["status"] == "queued" and record.get("last_pid") is None and record.get("started_at") is None
+        assert cli("history", job_id).stdout.splitlines()[1].split()[:2] == ["1", "queued"]
+        assert [record["status"] for record in json.loads(cli("history", job_id, "--json").stdout)] == ["queued"]
+        assert cli("logs", job_id).stdout == cli("logs", job_id).stderr == ""
+        assert jobs.job_logs(job_id) == ("", "")
+
+
+def test_stop_of_a_queued_job_takes_it_out_and_it_never_ran(line, jobs, cli, store):
+    for job_id in "abcd":
+        line.run(job_id, queue="q")
+    record = jobs.stop("b")
+    assert (record.status, record.error, record.exit_code, record.last_pid) == (
+        "stopped", "it was stopped before it was started", None, None)
+    assert record.stopped_by == "%s, pid %d" % (nodejobs.platform.user(), os.getpid())
+    assert jobs.stop("b") == jobs.get_status("b") == record
+    assert cli("stop", "c").stdout == "c: stopped: it was stopped before it was started (run 1)\n"
+    assert "stopped before it was started" in cli("status", "c").stdout
+    assert cli("wait", "c").returncode == 125, "nobody may take it for a success"
+    assert jobs.get_status("d").position == 1 and len(spools_of(store)) == 1
+    line.end("a")
+    line.until("running", "d")
+    assert line.order(2) == ["a", "d"]
+    assert json.loads(cli("stop", "a", "d", "--json", "--grace", "0").stdout)[1]["status"] == "stopped"
+
+
+def test_a_stopped_or_removed_job_lets_those_go_on_that_wait_for_it(line, jobs):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    line.run("c", queue="q")
+    line.run("after-b", after=["b"])
+    line.run("after-c", after=["c"])
+    assert jobs.stop("b").status == "stopped"
+    line.until("running", "after-b")
+    jobs.remove("c")
+    line.until("running", "after-c")
+
+
+def test_remove_of_a_queued_job_leaves_nothing_of_it_and_prune_leaves_it_alone(line, jobs, cli, store):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    line.run("c", queue="q")
+    assert jobs.prune(keep=0) == jobs.prune(older_than=0) == []
+    assert cli("prune", "--keep", "0").stdout == "removed 0 runs\n" and jobs.get_status("b").status == "queued"
+    done = cli("remove", "b")
+    assert (done.returncode, done.stdout) == (0, "b: removed\n")
+    assert sorted(os.listdir(str(store))) == [".queues", "a", "c"] and len(spools_of(store)) == 1
+    assert jobs.queues()["q"].waiting == ["c"]
+    line.run("b", queue="q")
+    line.end("a")
+    line.until("running", "c")
+    line.end("c")
+    line.until("running", "b")
+    assert line.order(3) == ["a", "c", "b"]
+    line.end("b")
+    line.until("finished", "b")
+    assert len(jobs.prune(keep=0)) == 3 and os.listdir(str(store)) == [".queues"]
+    assert cli("list").stdout == "" and jobs.queues()["q"].running == []
+
+
+def test_wait_waits_through_the_queue_to_the_end(line, jobs, cli):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    began = time.monotonic()
+    assert jobs.wait("b", timeout=0.2).status == "queued" and 0.2 <= time.monotonic() - began < 10
+    done = cli("wait", "b", "--timeout", "0.1")
+    assert (done.returncode, done.stdout) == (124, "b: queued, 1 in q (run 1)\n") and "b goes on" in done.stderr
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        waits = [pool.submit(jobs.wait, "b"), pool.submit(cli, "wait", "a", "b"), pool.submit(cli, "wait", "b", "--json")]
+        line.end("a")
+        line.until("running", "b")
+        line.end("b", 9)
+        assert waits[0].result().exit_code == 9
+        assert waits[1].result().returncode == waits[2].result().returncode == 9
+        assert json.loads(waits[2].result().stdout)["exit_code"] == 9
+
+
+def test_who_waits_sees_to_it_that_the_queue_goes_on(line, jobs):
+    record = line.run("a", queue="q")
+    line.run("b", queue="q")
+    for pid in (record.monitor_pid, record.last_pid):
+        os.kill(pid, signal.SIGKILL)
+    line.until("lost", "a")
+    assert jobs.get_status("b").status == "queued", "nobody was there to start it, and who only looks does not"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(jobs.wait, "b")
+        line.end("b")
+        assert waits.result().status == "finished"
+
+
+def test_wait_for_a_queued_job_ends_when_that_is_stopped_or_removed(line, jobs):
+    line.run("a", queue="q")
+    for act, status in ((jobs.stop, "stopped"), (jobs.remove, None)):
+        line.run("b", queue="q")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(jobs.wait, "b")
+            with pytest.raises(concurrent.futures.TimeoutError):
+                waits.result(0.1)
+            act("b")
+            record = waits.result(20)
+        assert record is None if status is None else record.status == status
+
+
+def test_run_can_wait_for_a_queued_job_and_can_follow_it(line, jobs, cli):
+    line.run("a", queue="q")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waits = pool.submit(cli, "run", "--id", "b", "--queue", "q", "--wait", "-c", "echo of b; exit 4")
+        line.until("queued", *eventually(lambda: [job_id for job_id in jobs.list_status() if job_id == "b"]))
+        follows = pool.submit(cli, "run", "--id", "c", "--queue", "q", "--follow", "-c", "echo of c; exit 5")
+        eventually(lambda: "c" in jobs.list_status())
+        line.end("a")
+        assert waits.result().returncode == 4 and waits.result().stdout.startswith("b: failed: exit code 4")
+        assert (follows.result().returncode, follows.result().stdout) == (5, "of c\n")
+        assert follows.result().stderr.startswith("nodejobs: c: failed: exit code 5")
+    assert cli("run", "--id", "d", "--after-ok", "c", "--wait", "--", "true").returncode == 126
+    assert cli("run", "--id", "e", "--after-ok", "c", "--", "true").returncode == 126
+
+
+def test_a_queued_job_can_be_followed_from_before_it_starts(line, jobs, cli):
+    line.run("a", queue="q")
+    jobs.run("echo one; echo two >&2", "b", queue="q")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        logs = pool.submit(cli, "logs", "-f", "b")
+        frames = pool.submit(lambda: [json.loads(frame.partition("data: ")[2]) for frame in jobs.sse("b")])
+        events = jobs.bind("b", heartbeat_interval=0.05)
+        assert [(event.type, event.status) for event in (next(events), next(events))] == [
+            ("status", "queued"), ("heartbeat", None)]
+        line.end("a")
+        seen = [(event.type, event.text or event.status) for event in events if event.type != "heartbeat"]
+        assert (logs.result().returncode, logs.result().stdout, logs.result().stderr) == (0, "one\n", "two\n")
+        shown = [frame["text"] or frame["status"] for frame in frames.result()]
+    assert [text for kind, text in seen if kind == "stdout"] == ["one\n"]
+    assert seen[-1] == ("status", "finished") and ("stderr", "two\n") in seen
+    assert shown[0] == "queued" and shown[-1] == "finished" and "one\n" in shown
+
+
+def test_a_second_run_of_a_queued_id_is_refused_or_shares_it(line, jobs, cli):
+    line.run("a", queue="q")
+    record = line.run("b", queue="q")
+    for options in ({}, {"queue": "q"}, {"queue": "other"}, {"after": ["a"]}):
+        with pytest.raises(JobRunning, match="'b' is queued") as error:
+            line.run("b", **options)
+        assert error.value.record.cookie == record.cookie
+    done = cli("run", "--id", "b", "--queue", "q", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "") and "'b' is queued" in done.stderr
+    for options in ({}, {"queue": "q"}, {"queue": "other"}):
+        assert line.run("b", fresh_for=60, **options).cookie == record.cookie
+    done = cli("run", "--id", "b", "--queue", "q", "--fresh", "1h", "--", "true")
+    assert (done.returncode, done.stderr) == (0, "nodejobs: b is still queued; nothing was started\n")
+    line.end("a")
+    line.until("running", "b")
+    line.end("b")
+    line.until("finished", "b")
+    assert line.run("b", fresh_for=60, queue="q").cookie == record.cookie
+    assert [record.run for record in jobs.history("b")] == [1] and line.order(2) == ["a", "b"]
+
+
+def test_of_simultaneous_submitters_of_one_id_that_share_it_one_queues_it(line, jobs):
+    line.run("a", queue="q")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        records = list(pool.map(lambda _: jobs.run("true", "b", queue="q", fresh_for=60), range(16)))
+    assert len({record.cookie for record in records}) == 1 and jobs.queues()["q"].waiting == ["b"]
+
+
+def test_the_environment_of_a_queued_job_waits_in_a_file_of_the_owners_only_that_goes_away(line, jobs, store):
+    secret = "hunter2-" + "s3cret"
+    previous = os.umask(0)
+    try:
+        line.run("a", queue="q")
+        for job_id in ("started", "stopped", "removed"):
+            jobs.run('printf %s "$SECRET" | wc -c', job_id, queue="q", envs={"SECRET": secret}, startsecs=0)
+    finally:
+        os.umask(previous)
+    def holders():
+        return [path for path in store.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    spools = spools_of(store)
+    assert len(spools) == 3 and sorted(holders()) == spools
+    assert [stat.S_IMODE(path.stat().st_mode) for path in spools] == [0o600] * 3
+    jobs.stop("stopped")
+    assert len(holders()) == len(spools_of(store)) == 2
+    jobs.remove("removed")
+    assert len(holders()) == len(spools_of(store)) == 1
+    line.end("a")
+    line.until("finished", "started")
+    assert holders() == spools_of(store) == []
+    assert jobs.job_logs("started")[0].strip() == str(len(secret))
+    assert "hunter" not in repr(jobs.list_status())
+
+
+def test_a_queued_job_gets_exactly_the_environment_and_the_words_that_it_was_queued_with(line, jobs, store, tmp_path):
+    line.run("a", queue="q")
+    odd = {b"BYTES": b"\xff\xfe=\x80", b"LINES": b"one\ntwo\r\n", b"EMPTY": b"", b"UTF": "é日".encode()}
+    words = [b"\xff\xfe", "é".encode(), b"", b"a b\n"]
+    script = ("import os, sys; os.write(1, repr([{key: os.environb.get(key) for key in "
+              "(b'BYTES', b'LINES', b'EMPTY', b'UTF', b'GONE', b'NODEJOBS_ID', b'NODEJOBS_DB', b'OURS')}, "
+              "[os.fsencode(word) for word in sys.argv[1:]]]).encode())")
+    env = {**os.environb, **odd, b"GONE": b"x", b"OURS": b"x", b"NODEJOBS_ID": b"forged"}
+    subprocess.check_call([PYTHON, "-c", "import sys, os; sys.path.insert(0, %r); import nodejobs\n"
+                           "nodejobs.Jobs(%r).run([sys.executable, '-c', %r, *map(os.fsencode, sys.argv[1:])], 'b', "
+                           "queue='q', envs={'GONE': None, 'OURS': 'changed'})" % (str(HERE), str(store), script),
+                           *words], env=env)
+    line.end("a")
+    line.until("finished", "b")
+    seen, given = ast.literal_eval(jobs.job_logs("b")[0])
+    assert given == words
+    assert seen == {**odd, b"GONE": None, b"OURS": b"changed", b"NODEJOBS_ID": b"b",
+                    b"NODEJOBS_DB": os.fsencode(str(store))}
+
+
+def test_a_queued_job_starts_where_and_as_it_was_queued(line, jobs, store, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    line.run("a", queue="q")
+    monkeypatch.chdir(tmp_path / "here")
+    previous = os.umask(0o027)
+    try:
+        jobs.run("pwd; umask", "b", queue="q", startsecs=0)
+    finally:
+        os.umask(previous)
+    monkeypatch.chdir("/")
+    line.end("a")
+    line.until("finished", "b")
+    assert jobs.job_logs("b")[0].split() == [str(tmp_path / "here"), "0027"]
+
+
+def test_a_program_is_looked_for_on_the_path_when_its_turn_has_come(line, jobs, tmp_path):
+    line.run("a", queue="q")
+    envs = {"PATH": "%s:/usr/bin:/bin" % (tmp_path / "bin")}
+    jobs.run(["late"], "late", queue="q", envs=envs, startsecs=0)
+    jobs.run(["never"], "never", queue="q", envs=envs, startsecs=0)
+    (tmp_path / "bin").mkdir()
+    make_script(tmp_path / "bin" / "late", "#!/bin/sh\necho found\n", 0o755)
+    line.end("a")
+    line.until("finished", "late")
+    assert jobs.job_logs("late")[0] == "found\n"
+    record = line.until("failed_start", "never")
+    assert record.errno == errno.ENOENT and jobs.wait("never").run == 1
+
+
+def test_a_directory_that_was_deleted_meanwhile_is_a_failed_start_and_the_next_goes_on(line, jobs, tmp_path, cli,
+                                                                                       monkeypatch):
+    line.run("a", queue="q")
+    (tmp_path / "gone").mkdir()
+    jobs.run("true", "b", queue="q", cwd=tmp_path / "gone")
+    line.run("c", queue="q", after=["b"])
+    (tmp_path / "gone").rmdir()
+    line.end("a")
+    line.until("running", "c")
+    record = jobs.get_status("b")
+    assert record.status == "failed_start" and "gone" in record.error and record.errno == errno.ENOENT
+    assert cli("wait", "b").returncode == 127
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SchemaError, match="directory was deleted"):
+        jobs.run("true", "d", queue="q")
+
+
+ODD_NAMES = ["\x1b[31mred\x07", "two\nlines", "tab\there", "a:b", "a:2", "-rf", "-", "--", ".", "..", ".starter-root",
+             "a/b", "é日\U0001f600", "\u202eright", " ", "q\"'`$(x)", "x" * 255, "%41", "CON", "con"]
+
+
+def test_odd_names_of_queues_and_ids_are_kept_apart_and_break_no_table(line, jobs, cli, store, tmp_path):
+    for name in ODD_NAMES:
+        line.run("one of " + name[:200], queue=name)
+        line.run(name, queue=name)
+        line.run("after " + name[:200], after=[name])
+    assert sorted(jobs.queues()) == sorted(ODD_NAMES)
+    assert all(record.waiting == [name] and record.running == ["one of " + name[:200]]
+               for name, record in jobs.queues().items())
+    assert not [name for name in os.listdir(str(tmp_path)) if name not in ("store", "line")]
+    for words in (["list"], ["queue", "list"], ["queue", "start"], ["status", "--", ODD_NAMES[0]],
+                  ["status", "after " + ODD_NAMES[1]], ["list", "--status", "queued"]):
+        for env in ({}, {"COLUMNS": "40"}):
+            done = cli(*words, env=env)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert not set(map(chr, range(32))) - {"\n"} & set(done.stdout) and "\u202e" not in done.stdout, words
+            if words[0] != "status":
+                count = {"list": 3 * len(ODD_NAMES) + 1, "queue": len(ODD_NAMES)}[words[0]] - (
+                    len(ODD_NAMES) if "--status" in words else 0)
+                assert len(done.stdout.splitlines()) == count, words
+    assert json.loads(cli("queue", "list", "--json").stdout) == list(jobs.queues().values())
+    assert cli("queue", "pause", "--", "-rf").returncode == 0 and jobs.queues()["-rf"].paused
+    assert cli("queue", "pause", "--json", "two\nlines").returncode == 0 and jobs.queues()["two\nlines"].paused
+    for name in ODD_NAMES:
+        jobs.resume(name)
+        line.end("one of " + name[:200])
+        line.until("running", name)
+        assert cli("status", "--", name).returncode == 0
+        line.end(name)
+    line.until("running", *["after " + name[:200] for name in ODD_NAMES])
+
+
+def test_what_was_asked_of_a_queued_job_holds_when_it_starts(line, jobs):
+    line.run("a", queue="q", slots=3)
+    line.run("a2", queue="q")
+    line.run("a3", queue="q")
+    jobs.run(["sleep", "60"], "timeout", queue="q", timeout=0.2)
+    jobs.run("echo out; echo err >&2; echo out", "merge", queue="q", merge=True)
+    jobs.run("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done", "capped", queue="q", max_log=2048)
+    jobs.run("exit 127", "shell", queue="q", startsecs=20)
+    jobs.run("exit 127", "quick", queue="q", startsecs=0)
+    for job_id in ("a", "a2", "a3"):
+        line.end(job_id)
+    assert jobs.wait("timeout").error.startswith("timeout: ") and jobs.get_status("timeout").status == "failed"
+    assert jobs.wait("merge").status == "finished" and jobs.job_logs("merge") == ("out\nerr\nout\n", "")
+    record = jobs.wait("capped")
+    assert jobs.job_logs("capped")[0].endswith("line 2999\n") and len(jobs.job_logs("capped")[0]) <= 2048
+    assert record.dropped_bytes > 10000
+    assert jobs.wait("shell").status == "failed_start" and jobs.wait("quick").status == "failed"
+
+
+def killed(line, jobs, *ids):
+    """Kill monitors and commands of jobs, as a reboot does, and have their journals be of another boot."""
+    for job_id in ids:
+        record = jobs.get_status(job_id)
+        for pid in (record.monitor_pid, record.last_pid):
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not is_alive(record.monitor_pid) and not is_alive(record.last_pid))
+        path = pathlib.Path(record.logdir, "journal.jsonl")
+        path.write_text(path.read_text().replace(record.boot_id, "another boot"))
+
+
+@pytest.mark.parametrize("verb", ["run", "wait", "stop", "remove", "prune", "queue start", "queue resume", "start_due"])
+def test_after_a_reboot_the_queue_goes_on_as_soon_as_anybody_asks(line, jobs, cli, verb):
+    jobs.run("true", "old", startsecs=20)
+    line.run("a", queue="q", slots=2)
+    line.run("b", queue="q")
+    for job_id in "cde":
+        line.run(job_id, queue="q")
+    line.run("after-a", after=["a"])
+    line.run("after-ok-a", after_ok=["a"])
+    for job_id in "cde":
+        path = pathlib.Path(jobs.get_status(job_id).logdir, "journal.jsonl")
+        path.write_text(path.read_text().replace(nodejobs.platform.boot_id(), "another boot"))
+    killed(line, jobs, "a", "b")
+    assert line.states() == {"a": "lost", "b": "lost", "c": "queued", "d": "queued", "e": "queued", "old": "finished",
+                             "after-a": "queued", "after-ok-a": "queued"}
+    text = cli("status", "c").stdout
+    assert "nobody was there to start it" in text and "queue start" in text, text
+    assert cli("list").returncode == cli("logs", "c").returncode == cli("queue", "list").returncode == 0
+    assert jobs.get_status("c").status == "queued", "who looks starts nothing"
+    if verb == "start_due":
+        jobs.start_due()
+    elif verb == "wait":
+        assert cli("wait", "c", "--timeout", "0.1").returncode == 124
+    else:
+        words = {"run": ["run", "--", "true"], "stop": ["stop", "e"], "remove": ["remove", "old"],
+                 "prune": ["prune"], "queue start": ["queue", "start"], "queue resume": ["queue", "resume", "q"]}[verb]
+        assert cli(*words).returncode == 0
+    line.until("running", "c", "d", "after-a")
+    assert line.until("failed_start", "after-ok-a").error.startswith(
+        "it was to start only if a finished, and that is lost")
+    assert sorted(line.order(5)[2:]) == ["after-a", "c", "d"]
+    line.end("c")
+    if verb != "stop":
+        line.until("running", "e")
+
+
+def test_a_queued_job_that_its_starter_did_not_get_to_is_still_queued(line, jobs):
+    """As if who started it had been killed, or the machine had gone down, before there was a process."""
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    record = jobs.get_status("b")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    with path.open("a") as file:
+        file.write(nodejobs.to_json({"status": "starting", "boot_id": "another boot"}) + "\n")
+    ticket = next(path.parent.parent.parent.glob(".queues/q/*-%s.waiting" % record.cookie))
+    ticket.rename(str(ticket)[:-len("waiting")] + "started")
+    assert jobs.get_status("b").status == "queued" and jobs.get_status("b").position == 1
+    line.end("a")
+    line.until("running", "b")
+    assert line.order(2) == ["a", "b"]
+
+
+@needs_root
+def test_who_may_only_read_the_store_sees_and_waits_all_the_same(line, jobs, store, tmp_path):
+    open_to_others(tmp_path)
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    jobs.pause("q")
+    for path in [store, *store.rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o755)
+    script = ("import sys; sys.path.insert(0, %r); import nodejobs, os, encodings.ascii, fcntl, json, marshal, pwd, select\n"
+              "os.setgid(65534); os.setuid(65534); sys.exit(nodejobs.main())" % str(HERE))  # it may be where we cannot read
+
+    def as_nobody(*words):
+        return subprocess.run([PYTHON, "-c", script, "--db", str(store), *words], stdout=subprocess.PIPE, timeout=60,
+                              stderr=subprocess.PIPE, cwd="/", stdin=subprocess.DEVNULL, universal_newlines=True)
+    before = {str(path): path.lstat().st_mtime_ns for path in [store, *store.rglob("*")]}
+    assert "queued, 1 in q" in as_nobody("list").stdout
+    assert "the queue q was paused by root" in as_nobody("status", "b").stdout
+    assert as_nobody("queue", "list").stdout.endswith("1 of 1 slot taken (a), 1 waiting (b)\n")
+    done = as_nobody("wait", "b", "--timeout", "1.5")
+    assert (done.returncode, done.stdout) == (124, "b: queued, 1 in q (run 1)\n"), done
+    for words in (["stop", "b"], ["queue", "resume", "q"], ["queue", "first", "b"], ["remove", "b"],
+                  ["run", "--queue", "q", "true"]):
+        done = as_nobody(*words)
+        assert (done.returncode, done.stdout) == (125, "") and "Permission denied" in done.stderr, (words, done)
+    assert {str(path): path.lstat().st_mtime_ns for path in [store, *store.rglob("*")]} == before
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(as_nobody, "wait", "b")
+        jobs.resume("q")
+        line.end("a")
+        line.end("b", 6)
+        assert waits.result().returncode == 6
+
+
+def test_a_store_that_is_moved_while_jobs_wait_goes_on_at_its_new_place(line, jobs, store, tmp_path):
+    line.run("a", queue="q")
+    jobs.run("echo $NODEJOBS_DB; pwd", "b", queue="q", cwd="/")
+    line.run("c", after_ok=["b"])
+    moved = Jobs(tmp_path / "moved")
+    store.rename(moved.db_path)
+    try:
+        line.end("a")
+        eventually(lambda: moved.get_status("a").ended)
+        assert moved.get_status("b").position == 1
+        moved.start_due()
+        assert moved.wait("b").status == "finished"
+        assert moved.job_logs("b")[0].split() == [moved.db_path, "/"]
+        line.end("c")
+        assert moved.wait("c").status == "finished"
+    finally:
+        os.rename(moved.db_path, str(store))
+
+
+def test_the_fields_of_a_subclass_wait_with_the_job(line, store, tmp_path):
+    jobs = line.jobs = TicketJobs(store)
+    line.run("a", queue="q", ticket="T-1")
+    record = line.run("b", queue="q", ticket="T-2", weight=1.5)
+    assert (record.ticket, record.owner, record.weight, record.status) == ("T-2", "nobody", 1.5, "queued")
+    assert list(jobs.list_status({"ticket": "T-2", "status": "queued"})) == ["b"]
+    line.end("a")
+    record = line.until("running", "b")
+    assert (record.ticket, record.weight) == ("T-2", 1.5)
+    with pytest.raises(SchemaError, match="Ticket.ticket is required"):
+        line.run("c", queue="q")
+
+
+@pytest.mark.parametrize("shape", ["standard input", "zip", "package"])
+def test_a_queue_goes_on_without_the_file_that_it_was_filled_by(line, jobs, store, tmp_path, shape):
+    def queue(*words):
+        words = ["--db", str(store), *words]
+        if shape == "standard input":
+            with open(str(FILE), "rb") as file:
+                return subprocess.run([PYTHON, "-", *words], stdin=file, stdout=subprocess.PIPE, check=True)
+        script = "import sys; sys.path.insert(0, %r)\n" % str(tmp_path / ("app.zip" if shape == "zip" else "app"))
+        script += "from vendored import nodejobs; sys.exit(nodejobs.main(sys.argv[1:]))"
+        return subprocess.run([PYTHON, "-c", script, *words], stdout=subprocess.PIPE, cwd="/", check=True)
+    if shape == "zip":
+        with zipfile.ZipFile(str(tmp_path / "app.zip"), "w") as archive:
+            archive.writestr("vendored/__init__.py", "")
+            archive.write(str(FILE), "vendored/nodejobs.py")
+    elif shape == "package":
+        (tmp_path / "app" / "vendored").mkdir(parents=True)
+        (tmp_path / "app" / "vendored" / "__init__.py").write_text("")
+        shutil.copy(str(FILE), str(tmp_path / "app" / "vendored"))
+    for job_id in "abc":
+        done = queue("run", "--id", job_id, "--queue", "q", "--startsecs", "0", "-c", line.command(job_id))
+    assert done.stdout == b"c: queued, 2 in q (run 1)\n"
+    queue("run", "--id", "d", "--after-ok", "c", "-c", line.command("d"))
+    if shape == "zip":
+        (tmp_path / "app.zip").unlink()
+    elif shape == "package":
+        shutil.rmtree(str(tmp_path / "app"))
+    for number, job_id in enumerate("abcd", 1):
+        assert line.order(number) == list("abcd"[:number])
+        line.end(job_id)
+    line.until("finished", "d")
+
+
+def test_where_python_is_embedded_the_one_that_was_named_starts_the_next(line, jobs, store, tmp_path, monkeypatch):
+    log = tmp_path / "pythons"
+    python = make_script(tmp_path / "python", "#!/bin/sh\necho $0 >> %s\nexec %s \"$@\"\n" % (log, Jobs.python), 0o755)
+    monkeypatch.setattr(Jobs, "python", str(python))
+    monkeypatch.setattr(sys, "executable", "")
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    line.run("c", queue="q")
+    assert lines_of(log, 1) == [str(python)]
+    line.end("a")
+    line.until("running", "b")
+    assert lines_of(log, 2)[1] == str(python)
+    line.end("b")
+    line.until("running", "c")
+
+
+def test_the_spool_of_another_python_starts_all_the_same(line, jobs, store):
+    """Queued by one Python, started by another, as after an upgrade of the system."""
+    others = [path for path in map(shutil.which, ("python3.8", "python3.9", "python3.12", "python3.13", "pypy3"))
+              if path and os.path.realpath(path) != os.path.realpath(PYTHON)
+              and subprocess.call([path, "-c", "pass"], stderr=subprocess.DEVNULL) == 0]
+    if not others:
+        pytest.skip("there is one Python here")
+    line.run("a", queue="q")
+    jobs.pause("q")
+    line.end("a")
+    for number, python in enumerate(others):
+        subprocess.check_call([python, str(FILE), "--db", str(store), "run", "--id", "job-%d" % number, "--queue", "q",
+                               "--env", "NUMBER=%d" % number, "-c", "echo $NUMBER"], stdout=subprocess.DEVNULL)
+    jobs.resume("q")
+    for number in range(len(others)):
+        assert jobs.wait("job-%d" % number).status == "finished"
+        assert jobs.job_logs("job-%d" % number)[0] == "%d\n" % number
+
+
+def test_a_spool_that_is_damaged_or_gone_is_a_failed_start_and_the_next_goes_on(line, jobs, store):
+    line.run("a", queue="q")
+    cookies = [line.run(job_id, queue="q").cookie for job_id in "bcd"]
+    spool = store / ".queues" / "q" / (cookies[0] + ".spool")
+    spool.write_bytes(spool.read_bytes()[:100])
+    (store / ".queues" / "q" / (cookies[1] + ".spool")).unlink()
+    line.end("a")
+    line.until("running", "d")
+    for job_id in "bc":
+        assert "gone or damaged" in line.until("failed_start", job_id).error
+
+
+def test_completion_knows_queues_and_their_actions(line, jobs, cli):
+    line.run("a", queue="gpu")
+    line.run("b", queue="gpu")
+    line.run("c", queue="cpu")
+    def complete(text):
+        return sorted(cli("completion", "bash", "--", "nodejobs " + text).stdout.split())
+    assert complete("queue ") == ["first", "list", "pause", "resume", "start"]
+    assert complete("queue pa") == ["pause"]
+    assert complete("queue pause ") == complete("queue resume ") == ["cpu", "gpu"]
+    assert complete("queue pause g") == ["gpu"]
+    assert complete("queue first ") == ["a", "b", "c"]
+    assert complete("queue list ") == complete("queue start ") == []
+    assert complete("queue --js") == ["--json"] and complete("qu") == ["queue"]
+    assert complete("run --qu") == ["--queue"] and complete("run --af") == ["--after", "--after-ok"]
+    assert complete("run --queue ") == ["cpu", "gpu"] and complete("run --queue=c") in (["--queue=cpu"], ["cpu"])
+    assert complete("run --after ") == complete("run --after-ok ") == ["a", "b", "c"]
+    assert complete("run --fi") == ["--first"] and complete("list --status que") == ["queued"]
+
+
+def test_what_status_offers_to_run_again_goes_to_the_same_queue(jobs, cli):
+    jobs.run("exit 1", "a", queue="two words", startsecs=20)
+    assert jobs.wait("a").status == "failed"
+    again = [row for row in cli("status", "a").stdout.splitlines() if " run --id a" in row][0]
+    assert "--queue 'two words'" in again
 
 
 # ------ journals ------
@@ -5225,6 +6123,9 @@ class Stage:
     def journals(self):
         return [path.read_bytes() for path in self.store.glob("*/*/journal.jsonl")]
 
+    def spools(self):
+        return list(self.store.glob(".queues/*/*.spool"))
+
     def close(self):
         """Hang up, and see that all have gone; then nothing of a job can be left but what reports its end."""
         self.server.settimeout(0.1)
@@ -5681,6 +6582,115 @@ class TestEverywhere:
         daemon = nj.meet("daemon")
         assert nj.json("stop", "a")["status"] == "stopped"
         assert daemon.is_gone()
+
+    # Queues
+
+    def test_a_queue_of_one_slot_runs_one_at_a_time_in_order_and_what_ends_starts_the_next(self, nj):
+        first = nj.puppet("a", "--queue", "q")
+        for job_id in ("b", "c"):
+            done = nj("run", "--id", job_id, "--queue", "q", "--", *nj.command(job_id))
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == "%s: queued, %d in q (run 1)\n" % (job_id, "_bc".index(job_id))
+        assert [record["status"] for record in nj.json("list")] == ["running", "queued", "queued"]
+        assert nj.json("queue", "list")[0] == {"queue": "q", "slots": 1, "paused": False, "paused_by": None,
+                                               "running": ["a"], "waiting": ["b", "c"]}
+        assert len(nj.spools()) == 2
+        first.exit(3)
+        second = nj.meet("b")  # nobody has asked for it
+        nj.eventually(lambda: len(nj.spools()) == 1)
+        assert nj.json("status", "c")["position"] == 1 and "c" not in nj.lines
+        second.exit(0)
+        nj.meet("c").exit(5)
+        assert [nj("wait", job_id).returncode for job_id in "abc"] == [3, 0, 5]
+        assert nj.spools() == []
+
+    def test_a_queue_has_the_slots_that_it_was_given_last(self, nj):
+        nj.puppet("a", "--queue", "q:2")
+        nj.puppet("b", "--queue", "q")
+        assert nj("run", "--id", "c", "--queue", "q", "--", *nj.command("c")).stdout == "c: queued, 1 in q (run 1)\n"
+        assert nj.json("queue", "resume", "q:3")["slots"] == 3
+        assert nj.meet("c").do("answer = 1") == 1
+
+    def test_a_chain_of_jobs_runs_while_each_finishes(self, nj):
+        first = nj.puppet("fetch")
+        for needed, job_id in (("fetch", "build"), ("build", "deploy")):
+            done = nj("run", "--id", job_id, "--after-ok", needed, "--env", "ONE=a=b é", "--", *nj.command(job_id))
+            assert done.stdout == "%s: queued, after %s (run 1)\n" % (job_id, needed)
+        waiter = nj.start("wait", "fetch", "build", "deploy")
+        first.exit(0)
+        build = nj.meet("build")
+        assert build.do("answer = (os.environ['ONE'], os.environ['NODEJOBS_ID'], os.getcwd())") == (
+            "a=b é", "build", nj.target.seen(nj.home))
+        assert nj.json("status", "deploy")["status"] == "queued"
+        build.exit(0)
+        nj.meet("deploy").exit(0)
+        assert nj.target.finish(waiter).returncode == 0
+
+    def test_what_needed_a_job_that_failed_never_starts_and_says_why(self, nj):
+        first = nj.puppet("fetch")
+        nj("run", "--id", "build", "--after-ok", "fetch", "--", *nj.command("build"))
+        nj("run", "--id", "deploy", "--after-ok", "build", "--queue", "q", "--", *nj.command("deploy"))
+        nj("run", "--id", "clean", "--after", "deploy", "--", *nj.command("clean"))
+        first.exit(4)
+        assert nj.meet("clean").do("answer = 1") == 1
+        assert nj("wait", "build").returncode == nj("wait", "deploy").returncode == 126
+        record = nj.json("status", "build")
+        assert (record["status"], record.get("exit_code"), record.get("last_pid")) == ("failed_start", None, None)
+        assert record["error"] == "it was to start only if fetch finished, and that is failed: exit code 4"
+        assert nj.json("status", "deploy")["status"] == "failed_start" and set(nj.lines) == {"fetch", "clean"}
+        assert nj("run", "--id", "x", "--after", "nobody", "--", *nj.say("pass")).returncode == 125
+
+    def test_a_paused_queue_waits_until_it_is_resumed(self, nj):
+        assert nj("queue", "pause", "q").stdout.startswith("q: paused by ")
+        for job_id in "ab":
+            done = nj("run", "--id", job_id, "--queue", "q", "--", *nj.command(job_id))
+            assert "queued" in done.stdout, done
+        assert nj("queue", "start").returncode == 0 and nj.json("status", "a")["status"] == "queued"
+        assert nj("queue", "first", "b").stdout == "b: queued, 1 in q (run 1)\n"
+        assert nj("queue", "resume", "q").stdout == "q: 1 of 1 slot taken (b), 1 waiting (a)\n"
+        nj.meet("b").exit(0)
+        nj.meet("a").exit(0)
+        assert nj("wait", "a", "b").returncode == 0
+
+    def test_a_queued_job_can_be_stopped_and_removed_and_leaves_nothing(self, nj):
+        first = nj.puppet("a", "--queue", "q")
+        for job_id in "bcd":
+            nj("run", "--id", job_id, "--queue", "q", "--env", "PASSWORD=hunter2hunter2", "--", *nj.command(job_id))
+        assert nj("run", "--id", "b", "--", *nj.say("pass")).returncode == 125
+        assert nj("stop", "b").stdout == "b: stopped: it was stopped before it was started (run 1)\n"
+        assert nj("remove", "c").stdout == "c: removed\n"
+        assert len(nj.spools()) == 1 and nj.json("queue", "list")[0]["waiting"] == ["d"]
+        first.exit(0)
+        assert nj.meet("d").do("answer = os.environ['PASSWORD']") == "hunter2hunter2"
+        nj.eventually(lambda: nj.spools() == [])
+        files = [path for path in nj.store.rglob("*") if path.is_file()]
+        assert len(files) >= 5 and not any(b"hunter2" in path.read_bytes() for path in files)
+        assert set(nj.lines) == {"a", "d"} and nj("wait", "b").returncode == 125
+
+    def test_when_all_that_ran_was_killed_the_queue_goes_on_as_soon_as_anybody_asks(self, nj):
+        puppet = nj.puppet("a", "--queue", "q")
+        nj("run", "--id", "b", "--queue", "q", "--", *nj.command("b"))
+        nj.target.kill(nj.json("status", "a")["monitor_pid"])
+        nj.eventually(lambda: nj.json("status", "a")["monitored"] is False)
+        puppet.exit(0)
+        nj.eventually(lambda: nj.json("status", "a")["status"] == "lost")
+        assert nj.json("status", "b")["status"] == "queued"
+        waiter = nj.start("wait", "b")
+        nj.meet("b").exit(6)
+        assert nj.target.finish(waiter).returncode == 6
+
+    def test_what_is_queued_can_be_waited_for_and_followed(self, nj):
+        first = nj.puppet("a", "--queue", "q")
+        assert nj("wait", "a", "--timeout", "0.1").returncode == 124
+        follower = nj.start("run", "--id", "b", "--queue", "q", "--follow", "--", *nj.command("b"))
+        nj.eventually(lambda: len(nj.spools()) == 1)
+        first.exit(0)
+        second = nj.meet("b")
+        second.write(b"one\n")
+        assert read_exactly(follower.stdout, 4, 20 * nj.target.patience) == b"one\n"
+        second.exit(8)
+        done = nj.target.finish(follower)
+        assert (done.returncode, done.raw) == (8, b"") and done.stderr.startswith("nodejobs: b: failed: exit code 8")
 
     # Looking, and clearing away
 
