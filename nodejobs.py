@@ -47,8 +47,9 @@ On disk:
         lock                   held by whoever queues, starts or moves runs of this queue
         journal.jsonl          how many slots it has, whether it is paused
         NUMBER-COOKIE.KIND     a run's place in it; KIND is waiting, dependent (on other jobs) or started
-        COOKIE.spool           what it takes to start that run, its environment too; for its owner only
-      .queues/.starter-USER    what the monitors of that user execute to start the next: all of this file, compiled
+      .queues/.USER/           what nobody but that user may read or write
+        COOKIE.spool           what it takes to start that run, its environment too
+        starter                what this user's monitors execute to start the next: all of this file, compiled
 
 The protocol. Code that keeps a rule names it.
  1. Who starts or removes runs of a job holds the job's lock, and makes a run's directory by mkdir
@@ -143,6 +144,7 @@ END_ROOM = 1024       # bytes of the journal's last block that are kept for the 
 LEAST_LOG = 1024      # the smallest max_log, in bytes
 JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
+SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", 0), errno.EROFS, errno.EIO)
 # Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
 FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
@@ -727,7 +729,11 @@ class Platform:
         raise NotImplementedError
 
     def is_ours(self, directory: "Any") -> bool:
-        """Tell whether an open file or directory that we are about to use was made by our user."""
+        """Tell whether a directory that we are about to use was made by our user."""
+        raise NotImplementedError
+
+    def is_private(self, place: "Any") -> bool:
+        """Tell whether nobody but our user can change an open file or directory."""
         raise NotImplementedError
 
     def boot_id(self) -> str:
@@ -891,7 +897,7 @@ class Posix(Platform):
                      "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
                      "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
                      "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
-                     "adopted", "await_adopted", "is_ours", "start_apart")
+                     "adopted", "await_adopted", "is_private", "start_apart")
 
     def host(self) -> str:
         return os.uname().nodename
@@ -949,6 +955,10 @@ class Posix(Platform):
 
     def is_ours(self, directory: int) -> bool:
         return os.fstat(directory).st_uid == os.geteuid()
+
+    def is_private(self, place: int) -> bool:
+        found = os.fstat(place)
+        return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
     def take_lock(self, name: str, directory: int, seconds: float) -> int:
         # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
@@ -1833,7 +1843,7 @@ class Windows(Platform):
                      "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
                      "await_handles", "ask", "ask_when_told", "as_fd", "adopted", "await_adopted", "members",
                      "is_console", "process", "has_long_paths", "start_time", "mark", "cookie_of",
-                     "is_ours", "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree")
+                     "is_private", "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree")
 
     def kernel(self) -> "Any":
         """Return kernel32; what it takes and returns is declared where an int of 32 bits would not do."""
@@ -2017,6 +2027,9 @@ class Windows(Platform):
         return found.st_dev, found.st_ino
 
     def is_ours(self, directory: str) -> bool:
+        return True
+
+    def is_private(self, place: "Any") -> bool:
         return True
 
     def boot_id(self) -> str:
@@ -2784,6 +2797,15 @@ def default_db_path() -> str:
     return os.path.join(home, "nodejobs")
 
 
+def make_directory(path: str, mode: int) -> None:
+    """Make a directory, if there is none."""
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+
+
 class Translate:
     """A context in which an OSError becomes a StoreError that says what was tried."""
 
@@ -2872,7 +2894,108 @@ def processes_of(state: "Dict[str, Any]") -> "Run":
             str(state.get("cookie")).encode(), state.get("monitor_pid") or 0, state.get("monitor_start") or 0)
 
 
-WAITING, DEPENDENT, STARTED, SPOOL = "waiting", "dependent", "started", "spool"
+def write_new(directory: "Any", name: str, mode: int, content: bytes) -> None:
+    """Write a new file."""
+    path, parent = platform.at(directory, name)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode, dir_fd=parent)
+    try:
+        while content:
+            content = content[os.write(fd, content):]
+    finally:
+        os.close(fd)
+
+
+class Spool:
+    """A user's own directory among the queues, as a context: what it takes to start the runs that this user has queued.
+
+    Nobody else can read it, nor put there what we would execute. COOKIE.spool is there for as long as its run has not
+    been started, and `starter` is what our monitors execute when they end (see start_next).
+    """
+
+    def __init__(self, store: "Store", create: bool = False, user: "Optional[str]" = None) -> None:
+        self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user or platform.user() or "-")
+        self.create = create
+        self.directory: "Any" = None
+
+    def __enter__(self) -> "Spool":
+        if self.create:
+            make_directory(os.path.dirname(self.path), 0o777)
+            make_directory(self.path, platform.store_mode)
+        try:
+            self.directory = platform.open_directory(self.path)
+        except (FileNotFoundError, PermissionError):
+            return self  # there is none; or it is another user's
+        if self.create:
+            try:
+                self.check()
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def check(self) -> None:
+        """Raise StoreError unless nobody else can change what is there."""
+        if not platform.is_private(self.directory):
+            raise StoreError("%s is not ours, or others may write to it; keep the jobs in a place of your own"
+                             % self.path, self.path)
+
+    def __exit__(self, *error: "Any") -> None:
+        if self.directory is not None:
+            platform.close_directory(self.directory)
+        self.directory = None
+
+    def cookies(self) -> "Set[str]":
+        """Return those of the runs that have not been started."""
+        names: "List[str]" = [] if self.directory is None else os.listdir(self.directory)
+        return {name[:-6] for name in names if name[-6:] == ".spool"}
+
+    def read(self, name: str) -> bytes:
+        """Return what is in a file; b"" if there is none."""
+        try:
+            if self.directory is None:
+                return b""
+            self.check()
+            fd = platform.open(name, os.O_RDONLY, self.directory)
+        except FileNotFoundError:
+            return b""
+        try:
+            return read_whole(fd) if platform.is_private(fd) else b""
+        finally:
+            os.close(fd)
+
+    def drop(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        try:
+            if self.directory is not None:
+                path, parent = platform.at(self.directory, name)
+                os.unlink(path, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+
+    def keep_starter(self, head: bytes, code: "Any") -> None:
+        """Have the starter there: how it is executed, and its code. Without it, what is due waits for somebody to ask."""
+        import marshal
+        there = self.read("starter")
+        try:
+            # Not by the bytes: marshal writes the same code in several ways.
+            if not there.startswith(head) or marshal.loads(there[len(head):]) != code:
+                there = b""
+        except (EOFError, ValueError, TypeError):
+            there = b""
+        try:
+            if not there:
+                for name in os.listdir(self.directory):
+                    if name[:8] == "starter-":  # who was writing it was killed
+                        self.drop(name)
+                fresh = "starter-" + os.urandom(6).hex()
+                write_new(self.directory, fresh, 0o600, head + marshal.dumps(code))
+                path, parent = platform.at(self.directory, fresh)
+                os.replace(path, platform.at(self.directory, "starter")[0], src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            pass  # a full disk; somebody else has written one; on Windows, somebody reads it
+
+
+WAITING, DEPENDENT, STARTED = "waiting", "dependent", "started"
 
 
 class Store:
@@ -2887,11 +3010,7 @@ class Store:
         """Make the store's directory, for its owner only, if it is not there yet."""
         if not os.path.isdir(self.path):
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            try:
-                os.mkdir(self.path, platform.store_mode)
-            except FileExistsError:
-                if not os.path.isdir(self.path):
-                    raise
+            make_directory(self.path, platform.store_mode)
 
     def job_dir(self, job_id: str) -> str:
         return self.path + SEP + escape_id(job_id)
@@ -3082,9 +3201,6 @@ class Store:
             fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
-                if enqueue is not None:
-                    os.fsync(fd)  # it has to outlast a power cut, as nobody might miss it
-                    platform.sync_directories(directory)
             finally:
                 os.close(fd)
         except BaseException:
@@ -3108,9 +3224,8 @@ class Store:
             os.close(fd)
 
     # A queue is a directory with a ticket for each of its runs that waits or was started from it, NUMBER-COOKIE.KIND:
-    # the numbers are the order, and in the file is the run's directory. Beside the ticket of a run that has not been
-    # started is COOKIE.spool, for its owner only: all that it takes to start it. What only waits for others, in no
-    # queue, is in the directory "-".
+    # the numbers are the order, and in the file is the run's directory. What only waits for others, in no queue, is in
+    # the directory "-". The runs that have a spool have not been started (see Spool).
 
     def queue_dir(self, queue: "Optional[str]") -> str:
         return self.path + SEP + QUEUES + SEP + ("-" if queue is None else escape_id(queue))
@@ -3125,10 +3240,7 @@ class Store:
 
     def lock_queue(self, queue: "Optional[str]", create: bool) -> JobLock:
         if create:
-            try:
-                os.mkdir(self.path + SEP + QUEUES)
-            except FileExistsError:
-                pass
+            make_directory(self.path + SEP + QUEUES, 0o777)
         return JobLock(self, queue or "-", create, self.queue_dir(queue))
 
     def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
@@ -3151,9 +3263,9 @@ class Store:
         finally:
             os.close(fd)
 
-    def tickets(self, queue: "Optional[str]") -> "Tuple[List[Ticket], Set[str]]":
-        """Return the tickets of a queue, in its order, and the cookies of those runs that have not been started."""
-        tickets, spooled = [], set()
+    def tickets(self, queue: "Optional[str]") -> "List[Ticket]":
+        """Return the tickets of a queue, in its order."""
+        tickets = []
         try:
             names = os.listdir(self.queue_dir(queue))
         except (FileNotFoundError, NotADirectoryError):
@@ -3161,11 +3273,9 @@ class Store:
         for name in names:
             stem, _, kind = name.rpartition(".")
             number, _, cookie = stem.partition("-")
-            if kind == SPOOL:
-                spooled.add(stem)
-            elif kind in (WAITING, DEPENDENT, STARTED) and number.isdecimal():
+            if kind in (WAITING, DEPENDENT, STARTED) and number.isdecimal():
                 tickets.append((int(number), cookie, kind))
-        return sorted(tickets), spooled
+        return sorted(tickets)
 
     def holder(self, queue: "Optional[str]", ticket: "Ticket") -> "Any":
         """Return the record of a ticket's run; None if there is none, or none any more."""
@@ -3175,78 +3285,28 @@ class Store:
         record = self.read(job_id, int(run)) if job_id is not None and run.isdecimal() else None
         return record if record is not None and record.cookie in (None, ticket[1]) else None
 
-    def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str, spool: bytes) -> None:
-        """Give a run a place in a locked queue, and spool what it takes to start it."""
-        names = logdir.rpartition(SEP)
-        text = "%s/%s\n" % (names[0].rpartition(SEP)[2], names[2])
-        for name, mode, content in (("%09d-%s.%s" % ticket, 0o666, text.encode()),
-                                    ("%s.%s" % (ticket[1], SPOOL), 0o600, spool)):
-            path, parent = platform.at(lock.directory, name)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode, dir_fd=parent)
-            try:
-                while content:
-                    content = content[os.write(fd, content):]
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        platform.sync_directories(lock.directory)
+    def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str) -> None:
+        """Give a run a place in a locked queue."""
+        text = "/".join(logdir.split(SEP)[-2:]) + "\n"
+        write_new(lock.directory, "%09d-%s.%s" % ticket, 0o666, text.encode())
 
     def move_ticket(self, lock: JobLock, ticket: "Ticket", to: "Ticket") -> None:
         path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
         os.rename(path, platform.at(lock.directory, "%09d-%s.%s" % to)[0], src_dir_fd=parent, dst_dir_fd=parent)
 
-    def drop_ticket(self, lock: JobLock, ticket: "Ticket") -> None:
-        """Take a run out of a locked queue: it is over, or there is none."""
-        self.drop_spool(lock.path, ticket[1])
-        path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
+    def drop_ticket(self, lock: JobLock, ticket: "Ticket", spool: Spool) -> None:
+        """Take a run out of a locked queue: it is over, or there is none. What is another user's is left to that."""
+        name = "%09d-%s.%s" % ticket
         try:
-            os.unlink(path, dir_fd=parent)
-        except FileNotFoundError:
-            pass  # it could not be written
-
-    def spool_path(self, queue_dir: str, cookie: str) -> str:
-        return queue_dir + SEP + cookie + "." + SPOOL
-
-    def drop_spool(self, queue_dir: str, cookie: str) -> None:
-        try:
-            os.unlink(self.spool_path(queue_dir, cookie))
-        except FileNotFoundError:
-            pass
-
-    def read_spool(self, queue_dir: str, cookie: str) -> "Optional[bytes]":
-        """Return what it takes to start a run; None if it is not ours to start, b"" if that is gone."""
-        try:
-            fd = platform.open(self.spool_path(queue_dir, cookie), os.O_RDONLY)
-        except FileNotFoundError:
-            return b""
-        except PermissionError:
-            return None
-        try:
-            return read_whole(fd) if platform.is_ours(fd) else None
-        finally:
+            fd = platform.open(name, os.O_RDONLY, lock.directory)
+            ours = platform.is_ours(fd)
             os.close(fd)
-
-    def keep_starter(self, path: str, starter: bytes) -> None:
-        """Keep what a monitor has to execute when it ends (see start_next) at that path."""
-        try:
-            if read_journal(path) == starter:
-                return
-        except OSError:
-            pass
-        fresh = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())  # which is swept if we are killed
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-        try:
-            rest = starter
-            while rest:
-                rest = rest[os.write(fd, rest):]
-        finally:
-            os.close(fd)
-        try:
-            os.replace(fresh, path)
+            if ours:
+                spool.drop(ticket[1] + ".spool")
+                path, parent = platform.at(lock.directory, name)
+                os.unlink(path, dir_fd=parent)
         except FileNotFoundError:
-            self.keep_starter(path, starter)  # somebody has swept it
-        except PermissionError:
-            os.unlink(fresh)  # on Windows, while somebody reads it
+            spool.drop(ticket[1] + ".spool")  # the ticket could not be written
 
     def discard(self, name: str, parent: "Any" = None) -> None:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
@@ -3583,9 +3643,9 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
         if noted:
             write_end(directory, journal, lock, "failed_start", {"error": problem, "ended_at": now}, "")
         return None
-    if order["spool"]:
+    if order["spooled"]:
         try:
-            os.unlink(order["spool"])  # it is no longer queued: see the tickets in Store
+            os.unlink(order["spooled"])  # from now on it is no longer queued
         except OSError:
             pass  # then its ticket goes first, and this with it
     failing = platform.permit(held)
@@ -3653,25 +3713,20 @@ def outlast(order: "Dict[str, Any]") -> None:
 
 
 def start_next(order: "Dict[str, Any]") -> None:
-    """Where jobs wait in a queue of this store, have started what is due: by a process that has all of nodejobs in it.
+    """Where jobs of our user wait in this store, have what is due started: by a process that has all of nodejobs in it.
 
-    It finds that in a file that our user has put into the store, with the Python and the stub to execute it by.
+    It finds that in the spool, with the Python and the stub to execute it by.
     """
-    spooled = []
     try:
-        for queue in os.listdir(order["queues"]):
-            try:
-                spooled += [name for name in os.listdir(order["queues"] + b"/" + queue) if name[-6:] == b".spool"]
-            except OSError:
-                pass  # no directory, or not ours to read
-        if spooled:
-            starter = platform.open(order["starter"], os.O_RDONLY, None)
-            if platform.is_ours(starter):
+        spool = platform.open_directory(order["spool"], None)
+        if platform.is_private(spool) and any([name[-6:] == ".spool" for name in os.listdir(spool)]):
+            starter = platform.open("starter", os.O_RDONLY, spool)
+            if platform.is_private(starter):
                 python, stub = os.read(starter, 4096).split(b"\n")[:2]
                 os.lseek(starter, len(python) + len(stub) + 2, 0)
                 platform.start_apart([python, b"-I", b"-S", b"-c", stub, order["store"], b"nodejobs-starter"], starter)
     except (OSError, ValueError):
-        pass  # whoever asks next starts it
+        pass  # nothing waits; or whoever asks next starts it
 
 
 def open_run(order: "Dict[str, Any]") -> "Any":
@@ -3783,13 +3838,12 @@ MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONIT
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
            "exec(marshal.load(open(0,'rb')),scope);scope['Jobs'](sys.argv[1]).start_due()"
            % sys.implementation.hexversion)
-OURSELVES = sys._getframe().f_code  # of the whole module, wherever it was read from
+OURSELVES = sys._getframe().f_code  # all of this file, wherever it was read from
 
 
-def starter(python: str) -> bytes:
-    """Return what start_next has to find."""
-    import marshal
-    return b"%s\n%s\n%s" % (os.fsencode(python), STARTER.encode(), marshal.dumps(OURSELVES))
+def starter_head(python: str) -> bytes:
+    """Return what start_next has to find before our code: a Python, and how that executes it."""
+    return b"%s\n%s\n" % (os.fsencode(python), STARTER.encode())
 
 
 def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
@@ -3974,7 +4028,8 @@ class Jobs:
             entry["max_log"] = max_log
         launch = {"argv": argv, "changes": changes, "environment": platform.environment(), "umask": None,
                   "keep": self.keep,
-                  "startsecs": startsecs if isinstance(shown, str) else 0.0, "change_directory": cwd is not None}
+                  "startsecs": startsecs if isinstance(shown, str) else 0.0,
+                  "cwd": to_bytes("cwd", entry["cwd"]) if cwd is not None else None}
         with Translate("write to", self.db_path):
             self.store.make()
             if queue is not None or afters:
@@ -4039,35 +4094,35 @@ class Jobs:
         if entry["cwd"] is None:
             raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
         queue, cookie = entry["queue"], entry["cookie"]
-        launch.update(umask=platform.umask(), change_directory=True)
+        launch.update(umask=platform.umask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
         # A lock of a queue is always taken before one of a job.
-        with self.store.lock_queue(queue, create=True) as line:
+        with Spool(self.store, create=True) as spool, self.store.lock_queue(queue, create=True) as line:
             with JobLock(self.store, job_id, create=True) as lock:
                 record = self._needless(lock, fresh_for)
                 if record is not None:
                     return record
                 if slots is not None and slots != self.store.queue_state(queue)["slots"]:
                     self.store.set_queue(line, {"slots": slots})
-                self.store.keep_starter(self._starter_path(), starter(self.python))
-                tickets, _ = self.store.tickets(queue)
-                numbers = [number for number, _, _ in tickets] or [500000000]  # between all that may ever be needed
+                spool.keep_starter(starter_head(self.python), OURSELVES)
+                numbers = [number for number, _, _ in self.store.tickets(queue)] or [500000000]  # with room both ways
                 ticket = (min(numbers) - 1 if first else max(numbers) + 1, cookie,
                           DEPENDENT if "after" in entry or "after_ok" in entry else WAITING)
 
-                def spool(run: int) -> None:
+                def enqueue(run: int) -> None:
+                    self.store.write_ticket(line, ticket, self.store.run_dir(job_id, run))
                     # Version 2 of marshal is the same in all Pythons.
-                    self.store.write_ticket(line, ticket, self.store.run_dir(job_id, run), marshal.dumps(launch, 2))
+                    write_new(spool.directory, cookie + ".spool", 0o600, marshal.dumps(launch, 2))
                 entry["queued_at"] = iso_time(time.time())  # under the lock: in the order of the tickets
                 try:
-                    run, directory = self.store.new_run(lock, entry, spool)
+                    run, directory = self.store.new_run(lock, entry, enqueue)
                     platform.close_directory(directory)
                 except BaseException:
                     if self.store.holder(queue, ticket) is None:
-                        self.store.drop_ticket(line, ticket)
+                        self.store.drop_ticket(line, ticket, spool)
                     raise
                 record = self.store.read(job_id, run, holding=True)
             try:
-                self._serve(queue, line, set(), own=cookie)
+                self._serve(queue, line, spool, set(), own=cookie)
             except (OSError, NodejobsError) as error:
                 self._say("cannot start what is due: %s" % error)  # it is queued all the same, unless that ended it
                 after = self.store.read(job_id, run)
@@ -4076,68 +4131,68 @@ class Jobs:
             after = self.store.read(job_id, run)
         return after if after is not None and after.cookie == cookie else record  # somebody has removed it
 
-    def _starter_path(self) -> str:
-        return self.db_path + SEP + QUEUES + SEP + ".starter-" + escape_id(platform.user() or "-")
-
     def start_due(self) -> None:
         """Start what is due in the queues: for example after a reboot. Any call that may write does this, too."""
         tried: "Set[str]" = set()
-        queues: "List[Optional[str]]" = []
-        try:
-            queues = self.store.queue_names()
-        except OSError as error:
-            self._say("cannot start what is due: %s" % error)
         again = True
-        while again:  # what cannot be started has ended, and others may wait for that
-            again = False
-            for queue in queues:
-                try:
-                    if self.store.tickets(queue)[1]:
-                        with self.store.lock_queue(queue, create=False) as line:
-                            again = self._serve(queue, line, tried) or again
-                except (OSError, NodejobsError) as error:
-                    self._say("cannot start what is due in %s: %s" % (queue or "no queue", error))
+        try:
+            while again:  # what cannot be started has ended, and others may wait for that
+                again = False
+                with Spool(self.store) as spool:
+                    cookies = spool.cookies()
+                    for queue in self.store.queue_names():
+                        if any(kind != STARTED or cookie in cookies for _, cookie, kind in self.store.tickets(queue)):
+                            try:
+                                with self.store.lock_queue(queue, create=False) as line:
+                                    again = self._serve(queue, line, spool, tried) or again
+                            except (OSError, NodejobsError) as error:
+                                self._say("cannot start what is due in %s: %s" % (queue or "no queue", error))
+        except (OSError, NodejobsError) as error:
+            self._say("cannot start what is due: %s" % error)
 
-    def _serve(self, queue: "Optional[str]", line: JobLock, tried: "Set[str]", own: "Optional[str]" = None) -> bool:
+    def _serve(self, queue: "Optional[str]", line: JobLock, spool: Spool, tried: "Set[str]",
+               own: "Optional[str]" = None) -> bool:
         """Start what is due in a locked queue; return whether any run has ended instead.
 
         `tried` are those that could not be started now; an error of the run with the cookie `own` is raised.
         """
         state = self.store.queue_state(queue)
-        tickets, spooled = self.store.tickets(queue)
+        cookies = spool.cookies()
         running, ended = 0, False
         waiting = []
-        for ticket in tickets:
+        for ticket in self.store.tickets(queue):
             _, cookie, kind = ticket
             record = self.store.holder(queue, ticket) if kind == STARTED else None
             if kind != STARTED or record is not None and record.status == QUEUED:
                 waiting.append(ticket)
             elif record is None or record.ended:
-                self.store.drop_ticket(line, ticket)
+                self.store.drop_ticket(line, ticket, spool)
             else:
                 running += 1
         for ticket in waiting:
             _, cookie, kind = ticket
             full = state["paused"] or queue is not None and running >= state["slots"]
-            if full and kind != DEPENDENT or cookie in tried:
+            if full and kind != DEPENDENT and cookie in cookies or cookie in tried:
                 continue
             record = self.store.holder(queue, ticket)
             if record is None or record.ended:
-                self.store.drop_ticket(line, ticket)
+                self.store.drop_ticket(line, ticket, spool)
                 continue
             never = self._never(record) if kind == DEPENDENT else ""
-            if never == "" and full:
+            if never == "" and full and kind == DEPENDENT:
                 self.store.move_ticket(line, ticket, (ticket[0], cookie, WAITING))  # that may be forgotten meanwhile
             if never is None or never == "" and full:
                 continue
             tried.add(cookie)
             try:
-                record = self._start_queued(record, queue, line, ticket, never)
+                record = self._start_queued(record, line, spool, ticket, never)
             except (OSError, NodejobsError) as error:
                 self._say("cannot start %s: %s" % (record.self_id, error))
-                record = self.store.holder(queue, ticket)
+                record = self.store.read(record.self_id, record.run)
                 if cookie == own and (record is None or record.ended):
                     raise
+                if getattr(error, "errno", 0) in SHORTAGES:
+                    break  # of ours, and no reason to change the order
             running += record is not None and record.status not in (QUEUED, *ENDED)
             ended = ended or record is not None and record.ended
         return ended
@@ -4159,8 +4214,7 @@ class Jobs:
                 waits = waits or other is not None and not other.ended
         return None if waits else ""
 
-    def _start_queued(self, record: "Any", queue: "Optional[str]", line: JobLock, ticket: "Ticket",
-                      never: str) -> "Any":
+    def _start_queued(self, record: "Any", line: JobLock, spool: Spool, ticket: "Ticket", never: str) -> "Any":
         """Start a run from its locked queue, or end it because it can `never` be; return its record."""
         import marshal
         with JobLock(self.store, record.self_id, create=False) as lock:
@@ -4169,19 +4223,17 @@ class Jobs:
                 return None  # somebody has stopped or removed it
             directory = platform.open_directory("%06d" % record.run, lock.directory)
             try:
-                spool = self.store.read_spool(line.path, record.cookie) if platform.is_ours(directory) else None
-                if spool is None:
-                    return record  # it is of another user, whom it has to wait for
+                if not platform.is_ours(directory):
+                    return record  # it has to wait for its own user
                 try:
-                    launch = marshal.loads(spool)
+                    launch = marshal.loads(spool.read(record.cookie + ".spool"))
                 except (EOFError, ValueError, TypeError):
-                    never = never or "what was spooled to start it is gone or damaged: %s" % (
-                        self.store.spool_path(line.path, record.cookie))
+                    never = never or "what was spooled to start it is gone or damaged: %s.spool in %s" % (
+                        record.cookie, spool.path)
                 if never:
-                    return self._end_queued(record, line.path, {"status": FAILED_START, "error": never})
-                started = (ticket[0], ticket[1], STARTED)
-                self.store.move_ticket(line, ticket, started)
-                self.store.keep_starter(self._starter_path(), starter(self.python))
+                    return self._end_queued(record, spool, {"status": FAILED_START, "error": never})
+                self.store.move_ticket(line, ticket, (ticket[0], ticket[1], STARTED))
+                spool.keep_starter(starter_head(self.python), OURSELVES)
                 changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
                 self.store.append(record.self_id, record.run, changed, record.cookie)
                 record.update(changed)
@@ -4189,29 +4241,37 @@ class Jobs:
             finally:
                 platform.close_directory(directory)
 
-    def _end_queued(self, record: "Any", queue_dir: str, entry: "Dict[str, Any]") -> "Any":
+    def _end_queued(self, record: "Any", spool: Spool, entry: "Dict[str, Any]") -> "Any":
         """Write the end of a queued run of a locked job, which nobody can start now; return its record."""
         self.store.append(record.self_id, record.run, dict(entry, ended_at=iso_time(time.time())), record.cookie)
-        self.store.drop_spool(queue_dir, record.cookie)
+        spool.drop(record.cookie + ".spool")
         return self.store.read(record.self_id, record.run, holding=True)
 
     def _place(self, records: "Iterable[Any]") -> None:
         """Fill in the position of what is queued, and what it waits for."""
-        places: "Dict[Optional[str], List[str]]" = {}
+        places: "Dict[Optional[str], Dict[str, int]]" = {}
         for record in records:
             if record.status == QUEUED:
                 queue, cookie = record.queue, record.cookie
                 if queue not in places or cookie not in places[queue]:
-                    tickets, spooled = self.store.tickets(queue)
-                    places[queue] = [cookie for _, cookie, _ in tickets if cookie in spooled]
-                place = places[queue]
-                if cookie in place:
-                    record["position"] = place.index(cookie) + 1 if queue is not None else None
+                    places[queue] = self._places(queue)
+                if cookie in places[queue]:
+                    record["position"] = places[queue][cookie] if queue is not None else None
                 elif (self.store.read(record.self_id, record.run) or record).status == QUEUED:
                     record["error"] = "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue)
                 others = [self.store.read(job_id, run) for job_id, run, _ in
                           (record.after or []) + (record.after_ok or [])]
                 record["waits_for"] = [other.self_id for other in others if other is not None and not other.ended]
+
+    def _places(self, queue: "Optional[str]") -> "Dict[str, int]":
+        """Return {cookie: how many of a queue wait before it, and it}."""
+        number, places = 1, {}
+        with Spool(self.store) as spool:
+            cookies = spool.cookies()
+        for _, cookie, kind in self.store.tickets(queue):
+            places[cookie] = number
+            number += kind != STARTED or cookie in cookies
+        return places
 
     def queues(self) -> "Dict[str, QueueRecord]":
         """Return {name: how it stands} of all queues, sorted by name."""
@@ -4220,7 +4280,7 @@ class Jobs:
             for queue in self.store.queue_names():
                 if queue is not None:
                     record = QueueRecord(self.store.queue_state(queue), True, queue=queue, running=[], waiting=[])
-                    for ticket in self.store.tickets(queue)[0]:
+                    for ticket in self.store.tickets(queue):
                         holder = self.store.holder(queue, ticket)
                         if holder is not None and not holder.ended:
                             (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
@@ -4256,9 +4316,9 @@ class Jobs:
         with Translate("write to", self.db_path):
             if record.status == QUEUED and record.queue is not None:
                 with self.store.lock_queue(record.queue, create=False) as line:
-                    tickets, spooled = self.store.tickets(record.queue)
+                    tickets = self.store.tickets(record.queue)
                     for ticket in tickets:
-                        if ticket[1] == record.cookie and ticket[1] in spooled:
+                        if ticket[1] == record.cookie and ticket[2] != STARTED:
                             self.store.move_ticket(line, ticket, (tickets[0][0] - 1, *ticket[1:]))
                             break
         self.start_due()
@@ -4333,17 +4393,16 @@ class Jobs:
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None
-        queued = "queued_at" in entry and entry["queued_at"] is not None
+        queued = entry.get("queued_at") is not None
+        spool = os.fsencode(Spool(self.store).path)
         order = {
             "directory": os.fsencode(directory), "identity": platform.identity(run_directory), "environment": changes,
-            "cwd": os.fsencode(entry["cwd"]) if launch["change_directory"] else None, "merge": entry["merge"],
+            "cwd": launch["cwd"], "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": launch["startsecs"], "umask": launch["umask"],
             "max_log": entry.get("max_log"),
-            "store": os.fsencode(self.db_path), "queues": os.fsencode(self.db_path + SEP + QUEUES),
-            "starter": os.fsencode(self._starter_path()),
-            "spool": os.fsencode(self.store.spool_path(self.store.queue_dir(entry["queue"]), entry["cookie"]))
-            if queued else None,
+            "store": os.fsencode(self.db_path), "spool": spool,
+            "spooled": spool + os.fsencode("%s%s.spool" % (SEP, entry["cookie"])) if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
         answer = b""
         try:
@@ -4355,8 +4414,8 @@ class Jobs:
         except OSError as error:
             lock.starting = False
             problem = "cannot start %s: %s" % (self.python, error.strerror)
-            if queued and error.errno in (errno.EAGAIN, *TOO_FEW):
-                raise  # our own shortage; it stays queued
+            if queued and error.errno in SHORTAGES:
+                raise  # it stays queued
             if error.errno == errno.E2BIG:
                 self.store.append(job_id, run, {
                     "status": FAILED_START, "errno": errno.E2BIG,
@@ -4531,13 +4590,17 @@ class Jobs:
     def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
         """End a queued run, unless it has been started meanwhile; return its record."""
         try:
-            with JobLock(self.store, record.self_id, create=False):
+            with Spool(self.store, user=record.user) as spool, self.store.lock_queue(
+                    record.queue, create=True) as line, JobLock(self.store, record.self_id, create=False):
                 before, record = record, self.store.read(record.self_id, record.run, holding=True)
                 if record is None or record.cookie != before.cookie:
                     return None
                 if record.status == QUEUED:
-                    record = self._end_queued(record, self.store.queue_dir(record.queue), {
+                    record = self._end_queued(record, spool, {
                         "status": STOPPED, "stopped_by": stopped_by, "error": "it was stopped before it was started"})
+                    for ticket in self.store.tickets(record.queue):
+                        if ticket[1] == record.cookie:
+                            self.store.drop_ticket(line, ticket, spool)
         except FileNotFoundError:
             return None
         self.start_due()
@@ -4721,16 +4784,16 @@ class Jobs:
 
         A queued one leaves its queue. Raises UnknownJob if there is none, JobRunning if it runs.
         """
-        known(self.get_status(job_id), job_id, None, self.db_path)
+        record = known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("remove from", self.db_path):
             try:
+                if record.status == QUEUED:
+                    self._stop_queued(record, "%s, pid %d" % (platform.user(), os.getpid()))
                 with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
-                    if not record.ended and record.status != QUEUED:
+                    if not record.ended:
                         raise JobRunning(record, "not removed")
                     self.store.discard(lock.path)
-                    if record.status == QUEUED:
-                        self.store.drop_spool(self.store.queue_dir(record.queue), record.cookie)
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
