@@ -1792,8 +1792,8 @@ class Ps(Posix):
         # still leads the group that was made for it (the leader of a session can join no other).
         pid, start, mark, cookie, monitor, _ = run
         row = self.row(pid) if mark >= 0 else None
-        return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] in (pid, monitor) and (
-            row[2] == start or row[2] >= 10**15 and row[0] == monitor))
+        return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] in (
+            pid, monitor) and (row[2] == start or row[2] >= 10**15 and row[0] == monitor))
 
     def await_end(self, pid: int, start: int, deadline: float) -> bool:
         import select
@@ -4048,7 +4048,9 @@ class Jobs:
             if record.cookie != entry["cookie"]:
                 self._say("%s is fresh: %s" % (job_id, record.status))
                 self.start_due()
-                return self.store.read(job_id, record.run) or record
+                record = self.store.read(job_id, record.run) or record
+                self._place([record])
+                return record
             if record.status != QUEUED:
                 record = self._await(record, time.monotonic() + startsecs) or record
         self._reap()

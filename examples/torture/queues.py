@@ -458,7 +458,7 @@ def submitters(room):
         line.clean()
 
 
-MONITOR_DIED = "was not started: its monitor died"  # of a killed one, as it should be
+NOT_STARTED = "was not started"  # where it was the monitor that was killed
 
 
 class Storm(Line):
@@ -509,12 +509,12 @@ class Storm(Line):
                     done = cli(self.store, "run", *words, "--id", job_id, "--startsecs=0", "-c", line)
                     if done.returncode == 0:
                         self.note("submitted", job_id)
-                    elif done.returncode != -9 and "there is no job" not in done.stderr and MONITOR_DIED not in done.stderr:
+                    elif done.returncode != -9 and "there is no job" not in done.stderr and NOT_STARTED not in done.stderr:
                         problems.append("run: exit code %d: %s" % (done.returncode, done.stderr[-500:]))
             except nodejobs.UnknownJob:
                 pass
             except Exception as error:
-                if MONITOR_DIED not in str(error):
+                if NOT_STARTED not in str(error):
                     problems.append("run: %s: %s" % (type(error).__name__, error))
             time.sleep(random.random() * 0.1)
         return problems
@@ -704,11 +704,15 @@ def unborn(room):
                                      if record.last_pid and state_of(record.monitor_pid) == "S" and not any(
                                          spool.name.startswith(record.cookie) for spool in case.store.glob(".queues/q/*.spool"))])[0]
         end([record.monitor_pid])  # it has permitted the command to execute
-        problems = ask_any(case, number, case.c, "-0") if ASKERS[number] != "wait" else []
+        problems = []
+        try:
+            case.launcher.communicate(timeout=10)
+            problems += ask_any(case, number, case.c, "-0") if ASKERS[number] != "wait" else []
+        except subprocess.TimeoutExpired:
+            problems.append("its asker starts the next one meanwhile")
         shown, wrong = case.look()
         problems += wrong + ["it is about to execute and is told %s" % shown[case.b].status] * (shown[case.b].status != "running")
         (case.place / "gate").write_text("!")
-        case.launcher.communicate()
         problems += ["no quiet"] * (not case.quiet())
         problems += ask_any(case, number, case.c, "-1") + ["no quiet"] * (not case.quiet())
         problems += case.crowded() + case.left() + ["%s is told %s" % (job_id, record.status) for job_id, record in
