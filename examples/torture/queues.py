@@ -243,7 +243,7 @@ class Struck(Line):
                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             eventually(lambda: is_traced(monitor))
         else:
-            path, = (self.store / ".queues").glob(".starter-*")
+            path, = self.store.glob(".queues/.*/starter")
             wrapper = self.place / "starter"
             wrapper.write_text("#!/bin/sh\nexec %s %s \"$@\"\n" % (" ".join(self.strace(blow)), PYTHON))
             wrapper.chmod(0o755)
@@ -713,7 +713,7 @@ def unborn(room):
         case.meet()
         record = eventually(lambda: [record for record in [case.jobs.get_status(case.b)]
                                      if record.last_pid and state_of(record.monitor_pid) == "S" and not any(
-                                         spool.name.startswith(record.cookie) for spool in case.store.glob(".queues/q/*.spool"))])[0]
+                                         spool.name.startswith(record.cookie) for spool in case.store.glob(".queues/.*/*.spool"))])[0]
         end([record.monitor_pid])  # it has permitted the command to execute
         problems = []
         try:
