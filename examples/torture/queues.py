@@ -144,9 +144,9 @@ class Line:
         return problems[:1] + ["begun twice: %s" % twice] * bool(twice)
 
     def order(self):
-        """Return the ids in the order of their tickets, while these are there."""
-        records = {record.cookie: record.self_id for record in self.jobs.list_status().values()}
-        return [records.get(cookie) for _, cookie, _ in self.jobs.store.tickets(self.queue)[0]]
+        """Return the ids of what waits, in the order that is told."""
+        waiting = self.jobs.list_status({"status": "queued"}).values()
+        return [record.self_id for record in sorted(waiting, key=lambda record: record.position)]
 
     def left(self):
         """Return what is left over after all has ended."""
