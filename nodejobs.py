@@ -2973,7 +2973,7 @@ class Spool:
             pass
 
     def keep_starter(self, head: bytes, code: "Any") -> None:
-        """Have the starter there: how it is executed, and its code. Without it, what is due waits for somebody to ask."""
+        """Have the starter there: how it is executed, and its code. Without it, what is due waits until somebody asks."""
         import marshal
         there = self.read("starter")
         try:

@@ -6667,6 +6667,19 @@ class TestEverywhere:
         assert len(files) >= 5 and not any(b"hunter2" in path.read_bytes() for path in files)
         assert set(nj.lines) == {"a", "d"} and nj("wait", "b").returncode == 125
 
+    def test_a_queued_job_starts_in_its_directory_whatever_the_locale_of_what_starts_it(self, nj):
+        nj.target.need("locale")
+        (nj.home / "sub é").mkdir()
+        plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        assert nj("run", "--id", "a", "--queue", "q", "--", *nj.command("a"), env=plain).returncode == 0
+        nj("run", "--id", "日本é", "--queue", "q", "--cwd", "sub é", "--env", "ONE=é", "--", *nj.command("b"), "é")
+        nj.meet("a").exit(0)
+        seen = nj.meet("b").do("answer = (os.getcwd(), sys.argv[3], os.environ['ONE'], os.environ['NODEJOBS_ID'])")
+        assert seen == (nj.target.seen(nj.home / "sub é"), "é", "é", "日本é")
+        nj("run", "--id", "c", "--queue", "q", "--cwd", "sub é", "--", *nj.command("c"), env=plain)
+        nj.lines["b"].exit(0)
+        assert nj.meet("c").do("answer = os.getcwdb()") == nj.target.seen(nj.home / "sub é").encode()
+
     def test_when_all_that_ran_was_killed_the_queue_goes_on_as_soon_as_anybody_asks(self, nj):
         puppet = nj.puppet("a", "--queue", "q")
         nj("run", "--id", "b", "--queue", "q", "--", *nj.command("b"))
