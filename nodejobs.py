@@ -2913,8 +2913,9 @@ class Spool:
     """
 
     def __init__(self, store: "Store", create: bool = False, user: "Optional[str]" = None) -> None:
-        self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user or platform.user() or "-")
-        self.create = create
+        own = platform.user() or "-"
+        self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user or own)
+        self.create, self.own = create, user in (None, own)
         self.directory: "Any" = None
 
     def __enter__(self) -> "Spool":
@@ -2923,7 +2924,9 @@ class Spool:
             make_directory(self.path, platform.store_mode)
         try:
             self.directory = platform.open_directory(self.path)
-        except (FileNotFoundError, PermissionError):
+        except OSError as error:
+            if self.own and not isinstance(error, FileNotFoundError):
+                raise
             return self  # there is none; or it is another user's
         if self.create:
             try:
@@ -2973,7 +2976,7 @@ class Spool:
             pass
 
     def keep_starter(self, head: bytes, code: "Any") -> None:
-        """Have the starter there: how it is executed, and its code. Without it, what is due waits until somebody asks."""
+        """Have the starter there: how it is executed, and its code. Without it, what is due waits for the next call."""
         import marshal
         there = self.read("starter")
         try:
