@@ -84,13 +84,12 @@ On Windows a lock is held by whoever has its file open for writing (3); the comm
 and resumed when its pid is in the journal (4, 5); the tree of a run is a job object, which a monitor of another
 run leaves (9); asking it to end is CTRL_BREAK on the command's own console.
 
-Not promised: restarts, notifications, anything that runs when no job runs (after a reboot a queue waits for somebody's
-next call); the exit code of a command
-whose monitor was killed (then the job is "lost" once the command is gone); that stop finds a process which
-left its session *and* scrubbed its environment *and* was orphaned, where the monitor was killed or could
-not adopt it (minimal Pythons, emulators); that a session leader which gets the pid of a command of a killed
-monitor within the same clock tick is told from it before Linux 6.9 and Python 3.9; on Windows, that stop
-finds what is left when both the monitor was killed and the command has ended.
+Not promised: restarts, notifications, anything that runs when no job runs (after a reboot a queue waits for
+somebody's next call); the exit code of a command whose monitor was killed (then the job is "lost" once the command
+is gone); that stop finds a process which left its session *and* scrubbed its environment *and* was orphaned, where
+the monitor was killed or could not adopt it (minimal Pythons, emulators); that a session leader which gets the pid
+of a command of a killed monitor within the same clock tick is told from it before Linux 6.9 and Python 3.9; on
+Windows, that stop finds what is left when both the monitor was killed and the command has ended.
 """
 
 import errno
@@ -3216,11 +3215,12 @@ class Store:
     def append(self, job_id: str, run: int, entry: "Dict[str, Any]", cookie: "Optional[str]") -> None:
         """Append a line to the journal of the run that has this cookie.
 
-        Raises FileNotFoundError if that run was removed, also where a new run has its number now.
+        Raises FileNotFoundError if that run was removed, also where a new run has its number now. Of a damaged journal
+        the cookie may be None: that run can be ended all the same.
         """
         fd = platform.open(self.run_dir(job_id, run) + SEP + JOURNAL, os.O_RDWR | os.O_APPEND)
         try:
-            if b'"cookie":%s' % to_json(cookie).encode() not in read_whole(fd):
+            if cookie is not None and b'"cookie":%s' % to_json(cookie).encode() not in read_whole(fd):
                 raise FileNotFoundError(errno.ENOENT, "it was removed", self.run_dir(job_id, run))
             append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
         finally:
@@ -4249,7 +4249,7 @@ class Jobs:
     def _end_queued(self, record: "Any", spool: Spool, entry: "Dict[str, Any]") -> "Any":
         """Write the end of a queued run of a locked job, which nobody can start now; return its record."""
         self.store.append(record.self_id, record.run, dict(entry, ended_at=iso_time(time.time())), record.cookie)
-        spool.drop(record.cookie + ".spool")
+        spool.drop("%s.spool" % record.cookie)
         return self.store.read(record.self_id, record.run, holding=True)
 
     def _place(self, records: "Iterable[Any]") -> None:

@@ -4384,6 +4384,21 @@ def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
     assert re.search(r" run --id a .*--queue line -- true$", cli("status", "a").stdout, re.M)
 
 
+def test_a_queued_job_whose_cookie_is_damaged_is_no_dead_end(jobs):
+    jobs.pause("line")
+    for job_id in ("stopped", "removed", "due"):
+        path = pathlib.Path(jobs.run(["true"], job_id, queue="line").logdir) / "journal.jsonl"
+        path.write_text(path.read_text().replace('"cookie":"', '"cookie":"X'))
+        assert jobs.get_status(job_id).status == STATUS.c_queued
+    assert jobs.stop("stopped").status == STATUS.c_stopped
+    assert jobs.remove("removed").status == STATUS.c_stopped and jobs.get_status("removed") is None
+    assert jobs.resume("line").waiting == []
+    due = jobs.wait("due", timeout=20)
+    assert due.status == STATUS.c_failed_start and "damaged" in due.error and due.last_pid is None
+    for job_id in ("stopped", "removed", "due"):
+        assert jobs.run(["true"], job_id, startsecs=20, queue="line").status == STATUS.c_finished
+
+
 def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     def words(line, shell="zsh"):
         return cli("completion", shell, "--", line).stdout.splitlines()
@@ -5751,7 +5766,7 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
     now = jobs.run(["sleep", "1000"], "now", startsecs=0)
     first = {"status": "starting", "command": ["a"], "format": 1, "boot_id": now.boot_id}
     pid = {"last_pid": now.last_pid, "pid_start": now.pid_start, "pid_mark": now.pid_mark, "cookie": now.cookie}
-    queued = dict(first, status="queued", format=2, queued_at="2026-11-24T09:12:01.000Z", queue="line")
+    queued = dict(first, status="queued", format=2, cookie="0" * 32, queued_at="2026-11-24T09:12:01.000Z", queue="line")
     runs, ended, late = {"status": "running"}, {"status": "finished"}, {"status": "failed_start"}
     result = {"exit_code": 0, "outcome": "finished"}
     journals = {
