@@ -583,7 +583,8 @@ class Storm(Line):
             problems += ["%s has not come to its end and is told finished" % record.self_id for record in records.values()
                          if record.status == "finished" and record.self_id not in ended]
             problems += ["%s: %s" % (record.self_id, record.error) for record in records.values()
-                         if record.status not in ACTIVE + ENDED or "damaged" in str(record.error)]
+                         if record.status not in ACTIVE + ENDED or "damaged" in str(record.error)
+                         or record.status == "queued" and record.error]
         return sorted(set(problems))[:3]
 
     def killer(self, random, until):
