@@ -2924,7 +2924,7 @@ class Spool:
         try:
             self.directory = platform.open_directory(self.path)
         except OSError as error:
-            if self.own and not isinstance(error, FileNotFoundError):
+            if self.create or self.own and not isinstance(error, FileNotFoundError):
                 raise
             return self  # there is none; or it is another user's
         if self.create:
@@ -4101,7 +4101,8 @@ class Jobs:
         queue, cookie = entry["queue"], entry["cookie"]
         launch.update(umask=platform.umask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
         # A lock of a queue is always taken before one of a job.
-        with Spool(self.store, create=True) as spool, self.store.lock_queue(queue, create=True) as line:
+        with Spool(self.store, create=True, user=entry["user"]) as spool, \
+                self.store.lock_queue(queue, create=True) as line:
             with JobLock(self.store, job_id, create=True) as lock:
                 record = self._needless(lock, fresh_for)
                 if record is not None:
@@ -4190,7 +4191,9 @@ class Jobs:
                 continue
             tried.add(cookie)
             try:
-                record = self._start_queued(record, line, spool, ticket, never)
+                # Of the user that it names: who is short of descriptors may find another name for ours.
+                with Spool(self.store, user=record.user) as its_spool:
+                    record = self._start_queued(record, line, its_spool, ticket, never)
             except (OSError, NodejobsError) as error:
                 self._say("cannot start %s: %s" % (record.self_id, error))
                 record = self.store.read(record.self_id, record.run)
@@ -4285,10 +4288,16 @@ class Jobs:
             for queue in self.store.queue_names():
                 if queue is not None:
                     record = QueueRecord(self.store.queue_state(queue), True, queue=queue, running=[], waiting=[])
-                    for ticket in self.store.tickets(queue):
-                        holder = self.store.holder(queue, ticket)
-                        if holder is not None and not holder.ended:
-                            (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
+                    tickets: "Any" = None
+                    for _ in range(5):  # one may have got another name while we looked
+                        before, tickets = tickets, self.store.tickets(queue)
+                        if tickets == before:
+                            break
+                        record.update(running=[], waiting=[])
+                        for ticket in tickets:
+                            holder = self.store.holder(queue, ticket)
+                            if holder is not None and not holder.ended:
+                                (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
                     found[queue] = record
         return found
 

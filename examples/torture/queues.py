@@ -74,15 +74,15 @@ class Line:
     def began(self, said=None):
         return [words[1] for words in (self.said() if said is None else said) if words[0] == "begin"]
 
-    def workers(self):
-        """Return the pids of this store's monitors and starters."""
+    def workers(self, names=()):
+        """Return the pids of this store's monitors and starters, or of those with such a last word."""
         found, own = [], os.fsencode(str(self.store))
         ids = {os.fsencode(name) for name in os.listdir(str(self.store))} if self.store.exists() else set()
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
                 if (words[-3:-1] == [own, b"nodejobs-starter"] or words[-3:-2] == [b"nodejobs-monitor"] and words[-2] in ids
-                        ) and is_alive(int(name)):
+                        ) and is_alive(int(name)) and (not names or words[-2].decode() in names):
                     found.append(int(name))
         return found
 
@@ -250,12 +250,8 @@ class Struck(Line):
             path.write_bytes(os.fsencode(str(wrapper)) + path.read_bytes()[path.read_bytes().index(b"\n"):])
         self.release(self.a)
         eventually(lambda: not is_alive(monitor))
-        eventually(lambda: self.over(monitor))
+        eventually(lambda: not is_alive(monitor) and not self.workers((self.a, "nodejobs-starter")))
         return None
-
-    def over(self, monitor):
-        """Tell whether the struck one has come to its end, either way."""
-        return not is_alive(monitor) and not [pid for pid in self.workers() if is_traced(pid)]
 
     def meet(self):
         """Start B by an asker whose monitor waits at a gate: as the bare interpreter, its fork, or what becomes B."""
@@ -337,7 +333,6 @@ def survey(room, role):
     case = Struck(room, "dry-%s" % role.replace(" ", "-"), role)
     try:
         case.strike(None)
-        case.quiet()
         lines, counts, calls = case.text().splitlines(), collections.Counter(), []
         mark = "preadv" if role in DEPTHS else str(case.store)
         seen = [number for number, line in enumerate(lines) if mark in line]
@@ -583,7 +578,8 @@ class Storm(Line):
             problems += ["%s has not come to its end and is told finished" % record.self_id for record in records.values()
                          if record.status == "finished" and record.self_id not in ended]
             problems += ["%s: %s" % (record.self_id, record.error) for record in records.values()
-                         if record.status not in ACTIVE + ENDED or "damaged" in str(record.error)]
+                         if record.status not in ACTIVE + ENDED or "damaged" in str(record.error)
+                         or record.status == "queued" and record.error]
         return sorted(set(problems))[:3]
 
     def killer(self, random, until):
