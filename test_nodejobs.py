@@ -6679,6 +6679,21 @@ class TestEverywhere:
         assert nj.json("queue", "resume", "q:3")["slots"] == 3
         assert nj.meet("c").do("answer = 1") == 1
 
+    def test_simultaneous_submitters_of_a_queue_fill_its_slots_and_no_more(self, nj):
+        ids = list("abcdef")
+        launchers = [nj.start("run", "--id", job_id, "--queue", "q:2", "--startsecs", "0", "--", *nj.command(job_id))
+                     for job_id in ids]
+        assert [nj.target.finish(launcher).returncode for launcher in launchers] == [0] * 6
+        ended = set()
+        while len(ended) < 6:
+            running = nj.eventually(lambda: (lambda ids: len(ids) == min(2, 6 - len(ended)) and ids)(
+                nj.json("queue", "list")[0]["running"]))
+            assert not ended & set(running)
+            nj.meet(running[0]).exit(0)
+            ended.add(running[0])
+            assert nj("wait", running[0]).returncode == 0
+        assert [record["run"] for record in nj.json("list")] == [1] * 6 and nj.spools() == []
+
     def test_a_chain_of_jobs_runs_while_each_finishes(self, nj):
         first = nj.puppet("fetch")
         for needed, job_id in (("fetch", "build"), ("build", "deploy")):
