@@ -4235,7 +4235,9 @@ class Jobs:
                     return record  # it has to wait for its own user
                 try:
                     launch = marshal.loads(spool.read(record.cookie + ".spool"))
-                except (EOFError, ValueError, TypeError):
+                    launch = {key: launch[key]
+                              for key in "argv changes environment umask startsecs cwd keep".split()}
+                except (EOFError, ValueError, TypeError, KeyError):
                     never = never or "what was spooled to start it is gone or damaged: %s.spool in %s" % (
                         record.cookie, spool.path)
                 if never:

@@ -13,6 +13,7 @@ import fcntl
 import http.client
 import importlib.util
 import json
+import marshal
 import multiprocessing
 import os
 import pathlib
@@ -1872,7 +1873,7 @@ def test_after_starts_however_it_ended_and_after_ok_only_if_it_finished(line, jo
     ids = ["after", "after-ok", "queued-after", "queued-after-ok"]
     assert [jobs.get_status(job_id).waits_for for job_id in ids] == [["needed"]] * 4
     if outcome == "removed":
-        assert jobs.remove("needed").status == "queued"
+        assert jobs.remove("needed").status == "stopped"
     else:
         line.end("first")
     if outcome not in ("failed_start", "removed"):
@@ -1899,7 +1900,8 @@ def test_after_starts_however_it_ended_and_after_ok_only_if_it_finished(line, jo
         for job_id in ("after-ok", "queued-after-ok"):
             record = line.until("failed_start", job_id)
             assert record.error.startswith("it was to start only if needed finished, and that ")
-            assert outcome in record.error and record.ended_at and record.last_pid is record.started_at is None
+            assert {"removed": "stopped"}.get(outcome, outcome) in record.error, "removing it stops it first"
+            assert record.ended_at and record.last_pid is record.started_at is None
 
 
 def test_what_has_ended_already_is_not_waited_for(line, jobs):
@@ -2618,14 +2620,65 @@ def test_the_spool_of_another_python_starts_all_the_same(line, jobs, store):
 
 def test_a_spool_that_is_damaged_or_gone_is_a_failed_start_and_the_next_goes_on(line, jobs, store):
     line.run("a", queue="q")
-    cookies = [line.run(job_id, queue="q").cookie for job_id in "bcd"]
-    spool = store / ".queues" / "q" / (cookies[0] + ".spool")
-    spool.write_bytes(spool.read_bytes()[:100])
-    (store / ".queues" / "q" / (cookies[1] + ".spool")).unlink()
+    damage = [lambda path: path.write_bytes(path.read_bytes()[:100]), lambda path: path.unlink(),
+              lambda path: path.write_bytes(b"\0" * 4096), lambda path: path.write_bytes(marshal.dumps([7])),
+              lambda path: path.write_bytes(marshal.dumps({"argv": [b"true"]}))]
+    for number, spoil in enumerate(damage):
+        record = jobs.run("true", "bad-%d" % number, queue="q", startsecs=0)
+        spoil(next(store.glob(".queues/*/%s.spool" % record.cookie)))
+    line.run("b", queue="q")
     line.end("a")
-    line.until("running", "d")
-    for job_id in "bc":
-        assert "gone or damaged" in line.until("failed_start", job_id).error
+    line.until("running", "b")
+    for number in range(len(damage)):
+        assert "gone or damaged" in line.until("failed_start", "bad-%d" % number).error
+
+
+@needs_root
+def test_what_another_user_has_queued_waits_for_that_user(store, tmp_path):
+    """A store of several users: whoever ends a job starts their own next, as nobody may act for another."""
+    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    python = next((path for path in ("/usr/bin/python3", PYTHON) if os.path.exists(path) and subprocess.call(
+        other + [path, "-c", "pass"], stderr=subprocess.DEVNULL, cwd="/") == 0), None)
+    if python is None:
+        pytest.skip("no Python here that another user can run")
+    open_to_others(tmp_path)
+    shutil.copy(str(FILE), str(tmp_path))
+    store.mkdir()
+    store.chmod(0o777)
+
+    def run(*words, user=()):
+        done = subprocess.run([*user, "sh", "-c", 'umask 0; exec "$@"', "sh", python, str(tmp_path / "nodejobs.py"),
+                               "--db", str(store), *words], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd="/",
+                              stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    line, jobs = Line(Jobs(store), tmp_path / "line"), Jobs(store)
+    line.home.chmod(0o777)
+    line.started.chmod(0o666)
+    for job_id, user in (("a", ()), ("theirs", other), ("ours", ()), ("after-theirs", ())):
+        words = ["--after", "theirs"] if job_id == "after-theirs" else ["--queue", "q"]
+        run("run", "--id", job_id, "--startsecs", "0", *words, "-c", line.command(job_id), user=user)
+        os.chmod(line.gates[job_id], 0o666)
+    spools = {spool.owner(): stat.S_IMODE(spool.stat().st_mode) for spool in spools_of(store)}
+    assert len(spools_of(store)) == 3 and len(spools) == 2 and set(spools.values()) == {0o600}
+    line.end("a")
+    line.until("running", "ours")
+    assert jobs.get_status("theirs").status == "queued"
+    line.end("ours")
+    line.until("finished", "ours")
+    run("queue", "start")
+    assert jobs.get_status("theirs").status == "queued"
+    assert "due, and nobody was there to start it" in run("status", "theirs")
+    run("queue", "start", user=other)
+    record = line.until("running", "theirs")
+    assert os.stat("/proc/%d" % record.last_pid).st_uid == os.stat("/proc/%d" % record.monitor_pid).st_uid == 65534
+    line.end("theirs")
+    line.until("finished", "theirs")
+    run("wait", "--timeout", "0.1", "theirs")
+    jobs.start_due()
+    line.until("running", "after-theirs")
+    assert line.order(4) == ["a", "ours", "theirs", "after-theirs"]
 
 
 def test_completion_knows_queues_and_their_actions(line, jobs, cli):
@@ -6625,6 +6678,21 @@ class TestEverywhere:
         assert nj("run", "--id", "c", "--queue", "q", "--", *nj.command("c")).stdout == "c: queued, 1 in q (run 1)\n"
         assert nj.json("queue", "resume", "q:3")["slots"] == 3
         assert nj.meet("c").do("answer = 1") == 1
+
+    def test_simultaneous_submitters_of_a_queue_fill_its_slots_and_no_more(self, nj):
+        ids = list("abcdef")
+        launchers = [nj.start("run", "--id", job_id, "--queue", "q:2", "--startsecs", "0", "--", *nj.command(job_id))
+                     for job_id in ids]
+        assert [nj.target.finish(launcher).returncode for launcher in launchers] == [0] * 6
+        ended = set()
+        while len(ended) < 6:
+            running = nj.eventually(lambda: (lambda ids: len(ids) == min(2, 6 - len(ended)) and ids)(
+                nj.json("queue", "list")[0]["running"]))
+            assert not ended & set(running)
+            nj.meet(running[0]).exit(0)
+            ended.add(running[0])
+            assert nj("wait", running[0]).returncode == 0
+        assert [record["run"] for record in nj.json("list")] == [1] * 6 and nj.spools() == []
 
     def test_a_chain_of_jobs_runs_while_each_finishes(self, nj):
         first = nj.puppet("fetch")
