@@ -3839,7 +3839,7 @@ MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONIT
 
 
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
-           "exec(marshal.load(open(0,'rb')),scope);scope['Jobs'](sys.argv[1]).start_due()"
+           "exec(marshal.load(open(0,'rb')),scope);jobs=scope['Jobs'](sys.argv[1]);jobs.keeps=1;jobs.start_due()"
            % sys.implementation.hexversion)
 OURSELVES = sys._getframe().f_code  # all of this file, wherever it was read from
 
@@ -3956,6 +3956,7 @@ class Jobs:
     """
 
     record_class: "Type[JobRecord]" = JobRecord
+    keeps = 0  # whether the starter is known to be there, since we are executed from it (see STARTER)
     _adopted: "List[int]" = []  # monitors that became this process' children; see _reap
     python = platform.interpreter()   # runs the monitors; the same version as ours. Set it where Python is embedded
 
@@ -4243,7 +4244,8 @@ class Jobs:
                 if never:
                     return self._end_queued(record, spool, {"status": FAILED_START, "error": never})
                 self.store.move_ticket(line, ticket, (ticket[0], ticket[1], STARTED))
-                spool.keep_starter(starter_head(self.python), OURSELVES)
+                if not self.keeps:
+                    spool.keep_starter(starter_head(self.python), OURSELVES)
                 changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
                 self.store.append(record.self_id, record.run, changed, record.cookie)
                 record.update(changed)
@@ -4839,6 +4841,14 @@ class Jobs:
                         removed += self._prune_job(lock, older_than, keep)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # removed meanwhile, or no job
+            for queue in self.store.queue_names():
+                try:
+                    with Spool(self.store) as spool, self.store.lock_queue(queue, create=True) as line:
+                        self._serve(queue, line, spool, set())
+                        if not self.store.tickets(queue) and not os.path.exists(line.path + SEP + JOURNAL):
+                            self.store.discard(line.path)  # nobody has set it up, so it is as good as a new one
+                except (OSError, NodejobsError) as error:
+                    self._say("cannot tidy up the queue %s: %s" % (queue, error))
             if removed:
                 self.store.sweep()
         self.start_due()
