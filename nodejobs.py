@@ -4287,23 +4287,23 @@ class Jobs:
 
     def queues(self) -> "Dict[str, QueueRecord]":
         """Return {name: how it stands} of all queues, sorted by name."""
-        found = {}
         with Translate("read", self.db_path):
-            for queue in self.store.queue_names():
-                if queue is not None:
-                    record = QueueRecord(self.store.queue_state(queue), True, queue=queue, running=[], waiting=[])
-                    tickets: "Any" = None
-                    for _ in range(5):  # one may have got another name while we looked
-                        before, tickets = tickets, self.store.tickets(queue)
-                        if tickets == before:
-                            break
-                        record.update(running=[], waiting=[])
-                        for ticket in tickets:
-                            holder = self.store.holder(queue, ticket)
-                            if holder is not None and not holder.ended:
-                                (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
-                    found[queue] = record
-        return found
+            return {queue: self._queue(queue) for queue in self.store.queue_names() if queue is not None}
+
+    def _queue(self, queue: str) -> "QueueRecord":
+        """Return how a queue stands."""
+        record = QueueRecord(self.store.queue_state(queue), True, queue=queue, running=[], waiting=[])
+        tickets: "Any" = None
+        for _ in range(5):  # one may have got another name while we looked
+            before, tickets = tickets, self.store.tickets(queue)
+            if tickets == before:
+                break
+            record.update(running=[], waiting=[])
+            for ticket in tickets:
+                holder = self.store.holder(queue, ticket)
+                if holder is not None and not holder.ended:
+                    (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
+        return record
 
     def pause(self, queue: str) -> "QueueRecord":
         """Start nothing from that queue, which may be a new one, until it is resumed; what runs goes on."""
@@ -4323,7 +4323,8 @@ class Jobs:
                 if dict(after, paused_by=before["paused_by"]) != before:
                     self.store.set_queue(line, after)
         self.start_due()
-        return self.queues()[queue]
+        with Translate("read", self.db_path):
+            return self._queue(queue)
 
     def first(self, job_id: str) -> "Any":
         """Move a queued job to the front of its queue; return its record.
@@ -5315,10 +5316,10 @@ def why_queued(jobs: Jobs, record: JobRecord) -> str:
         needed = [job_id for job_id, _, _ in record.after_ok or ()]
         return "it waits until " + " and ".join(["%s has %s" % (job_id, "finished" if job_id in needed else "ended")
                                                 for job_id in record.waits_for])
-    queue = jobs.queues().get(record.queue)
-    due = "it is due, and nobody was there to start it; `queue start` does, and any run, wait or stop of %s" % (
+    queue = None if record.queue is None else jobs._queue(record.queue)
+    due = "it is due; if nobody was there to start it, `queue start` does, and any run, wait or stop of %s" % (
         record.user)
-    if record.queue is None or queue is None:
+    if queue is None:
         return due
     if queue.paused:
         return "the queue %s was paused by %s; `queue resume %s` lets it go on" % (
@@ -5654,17 +5655,17 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
         else:
             show(record, with_errors=False)
         return 0
-    if action == "start":
-        jobs.start_due()
-    elif action == "pause":
-        jobs.pause(names[0])
-    elif action == "resume":
-        jobs.resume(*queue_and_slots(names[0]))
-    queues = jobs.queues()
-    shown = list(queues.values()) if not names else [
-        queues[name] for name in dict.fromkeys([names[0], queue_and_slots(names[0])[0]]) if name in queues][-1:]
+    if names:
+        name, slots = queue_and_slots(names[0])
+        if action == "pause" and slots is not None:
+            raise SchemaError("queue pause takes NAME; `queue resume %s` sets the slots" % names[0])
+        shown = [jobs.pause(name) if action == "pause" else jobs.resume(name, slots)]
+    else:
+        if action == "start":
+            jobs.start_due()
+        shown = list(jobs.queues().values())
     if options.json:
-        say_json(shown if not names else shown[0])
+        say_json(shown[0] if names else shown)
     elif not shown:
         complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
     for queue in shown if not options.json else ():
