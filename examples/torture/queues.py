@@ -17,8 +17,8 @@ from random import Random
 
 from crowds import crowd
 from errors import errors_of
-from harness import (ACTIVE, ENDED, FILE, PYTHON, Missing, attack, cli, contained, end, eventually, is_alive, kill, nodejobs,
-                     processes_of, state_of, untidy)
+from harness import (ACTIVE, ENDED, FILE, PYTHON, Missing, attack, cli, contained, end, eventually, is_alive, kill,
+                     nodejobs, processes_of, state_of, untidy)
 from killed import Call, DULL, need_strace
 from struck import LAUNCHER, STEADY, WRAPPER
 
@@ -48,7 +48,8 @@ class Line:
         if gate:
             os.mkfifo(str(self.place / job_id))
             line = "read word < '%s'" % (self.place / job_id)
-        return "echo begin %s $$ >> '%s'; %s; echo end %s $$ >> '%s'" % (job_id, self.witness, line, job_id, self.witness)
+        return "echo begin %s $$ >> '%s'; %s; echo end %s $$ >> '%s'" % (
+            job_id, self.witness, line, job_id, self.witness)
 
     def submit(self, job_id, gate=False, **options):
         options.setdefault("queue", self.queue)
@@ -81,8 +82,9 @@ class Line:
         for name in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-                if (words[-3:-1] == [own, b"nodejobs-starter"] or words[-3:-2] == [b"nodejobs-monitor"] and words[-2] in ids
-                        ) and is_alive(int(name)) and (not names or words[-2].decode() in names):
+                ours = words[-3:-1] == [own, b"nodejobs-starter"] or (
+                    words[-3:-2] == [b"nodejobs-monitor"] and words[-2] in ids)
+                if ours and is_alive(int(name)) and (not names or words[-2].decode() in names):
                     found.append(int(name))
         return found
 
@@ -215,7 +217,8 @@ class Struck(Line):
         line = ["strace", "-qqq", "-o", str(self.log)]
         if blow is None:
             return line + ["-y", "-s", "200"]
-        return line + ["-e", "trace=preadv,preadv2,%s" % blow.call, "-e", "inject=%s:%s:when=%s" % (blow.call, blow.how, blow.when)]
+        return line + ["-e", "trace=preadv,preadv2,%s" % blow.call,
+                       "-e", "inject=%s:%s:when=%s" % (blow.call, blow.how, blow.when)]
 
     def strike(self, blow):
         """Do what the role does, struck; return how a command line ended, if that was struck."""
@@ -224,7 +227,8 @@ class Struck(Line):
             done = cli(self.store, *words, before=self.strace(blow), env=STEADY)
         elif self.role == "asker" or self.role in VERBS:
             words = VERBS.get(self.role, ("queue", "start"))
-            done = cli(self.store, *[word % self.x if "%" in word else word for word in words], before=self.strace(blow), env=STEADY)
+            words = [word % self.x if "%" in word else word for word in words]
+            done = cli(self.store, *words, before=self.strace(blow), env=STEADY)
         elif self.role in DEPTHS:
             done = self.strike_monitor(blow)
         else:
@@ -261,15 +265,17 @@ class Struck(Line):
         (self.place / "gate").touch()
         self.launcher = subprocess.Popen(
             [PYTHON, "-c", LAUNCHER, str(wrapper), "queue", "start"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True, env=dict(os.environ, NODEJOBS_DB=str(self.store), **STEADY))
+            stderr=subprocess.PIPE, universal_newlines=True,
+            env=dict(os.environ, NODEJOBS_DB=str(self.store), **STEADY))
         return eventually((self.place / "met").exists)
 
     def strike_monitor(self, blow):
         """Strike what waits at the gate."""
         if self.meet():
             words = ["-b", "execve"] * (self.role == "its child" and (blow is None or "error" not in blow.how))
-            self.tracer = subprocess.Popen(self.strace(blow) + words + ["-p", (self.place / "met").read_text()],
-                                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            words += ["-p", (self.place / "met").read_text()]
+            self.tracer = subprocess.Popen(self.strace(blow) + words, stdin=subprocess.DEVNULL,
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             eventually(lambda: "preadv" in self.text())
         (self.place / "gate").write_text("!")
         out, err = self.launcher.communicate(timeout=60)
@@ -288,7 +294,8 @@ class Struck(Line):
             problems.append("run exits with 0, and there is no such job")
         if self.role == "submitter, slot taken" or self.role in VERBS:
             self.release(self.a)
-        for again in range(2 if self.role in DEPTHS else 1):  # a command whose monitor was killed tells nobody of its end
+        # A command whose monitor was killed tells nobody of its end.
+        for again in range(2 if self.role in DEPTHS else 1):
             last = self.x if self.role.startswith("submitter") or self.role in VERBS else self.c
             problems += ask_any(self, self.number + again, last, "%s-%d" % (self.a, again))
             if not self.quiet():
@@ -316,7 +323,8 @@ class Struck(Line):
                     job_id, record and record.status, record and record.error, self.began().count(job_id)))
         unknown = [job_id for job_id in self.began() if job_id not in records]
         problems += ["begun, and there is no such job: %s" % unknown] * bool(unknown)
-        order = [job_id for job_id in (self.a, self.b, self.c, self.x, "new%s-0" % self.a, "new%s-1" % self.a) if job_id in self.began()]
+        order = [self.a, self.b, self.c, self.x, "new%s-0" % self.a, "new%s-1" % self.a]
+        order = [job_id for job_id in order if job_id in self.began()]
         # What a broken disk keeps from starting is overtaken; what lacks processes or descriptors is not.
         if list(dict.fromkeys(self.began())) != order and not re.search("EIO|EACCES|ENOSPC", self.blow.how):
             problems.append("not in order: %s" % self.began())
@@ -342,7 +350,8 @@ def survey(room, role):
             if name:
                 counts[name.group(1)] += 1
                 if number >= first and name.group(1) not in DULL and "/lib/python" not in line:
-                    calls.append(Call(name.group(1), counts[name.group(1)], line.replace(str(case.store), "STORE"), False))
+                    text = line.replace(str(case.store), "STORE")
+                    calls.append(Call(name.group(1), counts[name.group(1)], text, False))
         loop = [call for call in calls if call.name == "rt_sigaction"]
         return [call for call in calls if call.name != "rt_sigaction"] + loop[::max(1, len(loop) // 4)]
     finally:
@@ -454,8 +463,8 @@ def submitters(room):
         times = [records[job_id].queued_at for job_id in started]
         problems += ["not in the order of queued_at: %s" % times] * (times != sorted(times))
         spans = [results[ids.index(job_id)] for job_id in started]
-        overtaken = [(one, other) for one, other in itertools.combinations(range(64), 2)
-                     if not isinstance(spans[one] + spans[other], str) and spans[other][1] < spans[one][0]] if not problems else []
+        overtaken = [(one, other) for one, other in itertools.combinations(range(0 if problems else 64), 2)
+                     if spans[other][1] < spans[one][0]]
         problems += ["%s began before %s, which had been queued before" % (started[one], started[other])
                      for one, other in overtaken][:3]
         if slots == 1:
@@ -489,9 +498,10 @@ class Storm(Line):
         lock = "exec 9> '%s'/%s-$slot; flock -n 9" % (self.locks, queue)
         if queue is None:
             lock = "true"
-        return ("for slot in %s; do if %s; then echo begin %s $$ >> '%s'; sleep %s 9>&-; echo end %s $$ >> '%s'; exit %d; fi; done; "
-                "echo crowded %s $$ >> '%s'" % (" ".join(map(str, range(self.QUEUES[queue]))) if queue else "0", lock, job_id,
-                                                self.witness, seconds, job_id, self.witness, code, job_id, self.witness))
+        slots = " ".join(map(str, range(self.QUEUES[queue]))) if queue else "0"
+        say = "echo %%s %s $$ >> '%s'" % (job_id, self.witness)
+        return "for slot in %s; do if %s; then %s; sleep %s 9>&-; %s; exit %d; fi; done; %s" % (
+            slots, lock, say % "begin", seconds, say % "end", code, say % "crowded")
 
     def submitter(self, place, random, until):
         problems, mine = [], []
@@ -506,8 +516,8 @@ class Storm(Line):
             mine.append(job_id)
             try:
                 if place % 2:
-                    self.jobs.run(line, job_id, startsecs=0, queue=queue, slots=queue and self.QUEUES[queue], after=after,
-                                  after_ok=after_ok, first=queue is not None and random.random() < 0.1)
+                    self.jobs.run(line, job_id, startsecs=0, queue=queue, slots=queue and self.QUEUES[queue],
+                                  after=after, after_ok=after_ok, first=queue is not None and random.random() < 0.1)
                     self.note("submitted", job_id)
                 else:
                     words = ["--queue=%s:%d" % (queue, self.QUEUES[queue])] * bool(queue)
@@ -515,7 +525,8 @@ class Storm(Line):
                     done = cli(self.store, "run", *words, "--id", job_id, "--startsecs=0", "-c", line)
                     if done.returncode == 0:
                         self.note("submitted", job_id)
-                    elif done.returncode != -9 and "there is no job" not in done.stderr and NOT_STARTED not in done.stderr:
+                    elif done.returncode != -9 and not any(
+                            fine in done.stderr for fine in ("there is no job", NOT_STARTED)):
                         problems.append("run: exit code %d: %s" % (done.returncode, done.stderr[-500:]))
             except nodejobs.UnknownJob:
                 pass
@@ -575,8 +586,8 @@ class Storm(Line):
                 record = records.get(words[1])
                 if record is not None and words[0] == "begin" and record.status in ("queued", "failed_start"):
                     problems.append("%s has begun and is told %s" % (words[1], record.status))
-            problems += ["%s has not come to its end and is told finished" % record.self_id for record in records.values()
-                         if record.status == "finished" and record.self_id not in ended]
+            problems += ["%s has not come to its end and is told finished" % record.self_id
+                         for record in records.values() if record.status == "finished" and record.self_id not in ended]
             problems += ["%s: %s" % (record.self_id, record.error) for record in records.values()
                          if record.status not in ACTIVE + ENDED or "damaged" in str(record.error)
                          or record.status == "queued" and record.error]
@@ -647,7 +658,8 @@ def storm(room):
             return line.reader(until) if place < 8 else line.killer(random, until) if turn % 4 != 3 else []
         for place, result in enumerate(crowd(9, act)):
             problems = [result] if isinstance(result, str) else sorted(set(result))
-            yield "turn %d, %s" % (turn, (["submitter"] * 4 + ["meddler"] * 3 + ["reader", "killer"])[place]), problems[:4]
+            role = (["submitter"] * 4 + ["meddler"] * 3 + ["reader", "killer"])[place]
+            yield "turn %d, %s" % (turn, role), problems[:4]
         line.quiet(60)
         problems = []
         for queue in ("one", "two"):  # the last one asks
@@ -679,8 +691,9 @@ def orphans(room):
             for asker in (0, 2, 3, 4, 5):  # while they live they keep their slots
                 problems += ask_any(line, asker, ids[-1], "-%d" % asker)
             shown, wrong = line.look()
-            problems += wrong + ["while it lives, %s is told %s, monitored %s" % (job_id, shown[job_id].status, shown[job_id].monitored)
-                                 for job_id in ids[:slots] if (shown[job_id].status, shown[job_id].monitored) != ("running", False)]
+            told = [(job_id, shown[job_id].status, shown[job_id].monitored) for job_id in ids[:slots]]
+            problems += wrong + ["while it lives, %s is told %s, monitored %s" % it for it in told
+                                 if it[1:] != ("running", False)]
             problems += ["began though the slots were taken: %s" % line.began()] * (len(line.began()) != slots)
             for job_id in ids[:slots]:
                 line.release(job_id)
@@ -697,7 +710,8 @@ def orphans(room):
         problems += ["%s is told %s" % (job_id, record.status) for job_id, record in shown.items() if record.status != (
             "lost" if job_id in ids[:slots] else "finished")]
         problems += ["not in order: %s" % line.began()] * (slots == 1 and line.began()[:6] != ids)
-        yield "%d slots, commands %s, asked by %s" % (slots, "killed" if too else "left", ASKERS[asker % len(ASKERS)]), problems
+        yield "%d slots, commands %s, asked by %s" % (
+            slots, "killed" if too else "left", ASKERS[asker % len(ASKERS)]), problems
         line.clean()
 
 
@@ -707,9 +721,10 @@ def unborn(room):
     for number in range(room.size(len(ASKERS), 2)):
         case = Struck(room, number, "its child")
         case.meet()
-        record = eventually(lambda: [record for record in [case.jobs.get_status(case.b)]
-                                     if record.last_pid and state_of(record.monitor_pid) == "S" and not any(
-                                         spool.name.startswith(record.cookie) for spool in case.store.glob(".queues/.*/*.spool"))])[0]
+        eventually(lambda: case.jobs.get_status(case.b).last_pid)
+        record = case.jobs.get_status(case.b)
+        eventually(lambda: not list(case.store.glob(".queues/.*/%s.spool" % record.cookie))
+                   and state_of(record.monitor_pid) == "S")
         end([record.monitor_pid])  # it has permitted the command to execute
         problems = []
         try:
@@ -718,7 +733,8 @@ def unborn(room):
         except subprocess.TimeoutExpired:
             problems.append("its asker starts the next one meanwhile")
         shown, wrong = case.look()
-        problems += wrong + ["it is about to execute and is told %s" % shown[case.b].status] * (shown[case.b].status != "running")
+        status = shown[case.b].status
+        problems += wrong + ["it is about to execute and is told %s" % status] * (status != "running")
         (case.place / "gate").write_text("!")
         problems += ["no quiet"] * (not case.quiet())
         problems += ask_any(case, number, case.c, "-1") + ["no quiet"] * (not case.quiet())
