@@ -4060,7 +4060,10 @@ class Jobs:
         self._reap()
         self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, record.run, record.last_pid))
         self.start_due()
-        self._place([record])
+        try:
+            self._place([record])
+        except OSError as error:
+            self._say("cannot tell the place of %s: %s" % (job_id, error))  # it has one all the same
         return record
 
     def _run_now(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]",
