@@ -91,7 +91,8 @@ class Line:
     def quiet(self, seconds=20):
         """Wait until nothing of this store runs; return whether it does not."""
         def still():
-            return not processes_of(self.store) and not self.workers()
+            return not processes_of(self.store) and not self.workers() and not any(
+                record.status in STARTS_OR_RUNS for record in self.jobs.list_status().values())
         return eventually(lambda: still() and still(), seconds)  # twice: a look at /proc can miss what forks and ends
 
     def look(self, by_cli=False):
@@ -343,7 +344,7 @@ def survey(room, role):
         case.strike(None)
         lines, counts, calls = case.text().splitlines(), collections.Counter(), []
         mark = "preadv" if role in DEPTHS else str(case.store)
-        seen = [number for number, line in enumerate(lines) if mark in line]
+        seen = [number for number, line in enumerate(lines) if mark in line and not line.startswith("execve(")]
         first = 0 if role == "finishing monitor" else seen[-1] + 1 if role in DEPTHS else seen[0]
         for number, line in enumerate(lines):
             name = re.match(r"(\w+)\(", line)
