@@ -4268,11 +4268,12 @@ class Jobs:
         for record in records:
             if record.status == QUEUED:
                 queue, cookie = record.queue, record.cookie
-                if queue not in places or cookie not in places[queue]:
-                    places[queue] = self._places(queue)
+                for _ in range(3):  # a listing may miss what gets another name meanwhile
+                    if cookie not in places.get(queue, ()):
+                        places[queue] = self._places(queue)
                 if cookie in places[queue]:
                     record["position"] = places[queue][cookie] if queue is not None else None
-                elif (self.store.read(record.self_id, record.run) or record).status == QUEUED:
+                elif getattr(self.store.read(record.self_id, record.run), "status", None) == QUEUED:
                     record["error"] = "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue)
                 others = [self.store.read(job_id, run) for job_id, run, _ in
                           (record.after or []) + (record.after_ok or [])]
