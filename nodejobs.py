@@ -143,7 +143,7 @@ END_ROOM = 1024       # bytes of the journal's last block that are kept for the 
 LEAST_LOG = 1024      # the smallest max_log, in bytes
 JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
-SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", 0), errno.EROFS, errno.EIO)
+SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", 0), errno.EROFS)
 # Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
 FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
@@ -3648,9 +3648,10 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
         return None
     if order["spooled"]:
         try:
-            os.unlink(order["spooled"])  # from now on it is no longer queued
+            os.fsync(journal)  # or it could be queued again after a power cut, and run twice
+            os.unlink(order["spooled"])
         except OSError:
-            pass  # then its ticket goes first, and this with it
+            pass  # a file system that cannot; the spool goes with the ticket
     failing = platform.permit(held)
     if not failing:
         try:
@@ -3746,6 +3747,8 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     directory = open_run(order)
     lock = platform.take_run_lock(directory)  # rule 3
     journal = platform.open("journal.jsonl", os.O_RDWR | os.O_APPEND, directory)
+    if b'\n{"last_pid":' in read_whole(journal):
+        raise OSError(0, "another monitor has done so")  # we were so slow to come here that it was queued again
     platform.adopt_orphans(order["cookie"])
 
     pump: "List[Any]" = []  # with max_log: (its pid, where to ask it, where it answers), the pipes
