@@ -891,6 +891,7 @@ class Platform:
 class Posix(Platform):
     """What POSIX gives; which processes there are is left to the system's own class below."""
 
+    users: "Dict[int, str]" = {}
     monitor_os = "posix"
     monitor_needs: "Tuple[str, ...]" = (
                      "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
@@ -902,11 +903,14 @@ class Posix(Platform):
         return os.uname().nodename
 
     def user(self) -> str:
+        uid = os.getuid()
         try:
-            import pwd
-            return pwd.getpwuid(os.getuid()).pw_name
+            if uid not in self.users:  # it may be asked for over a network
+                import pwd
+                self.users[uid] = pwd.getpwuid(uid).pw_name
+            return self.users[uid]
         except (KeyError, ImportError, OSError):
-            return str(os.getuid())
+            return str(uid)
 
     def state_home(self) -> str:
         home = os.path.expanduser("~")
