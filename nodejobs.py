@@ -5980,7 +5980,7 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
         return {flag + "=" + value: "" for value in candidates(db_path, words[:-1] + [flag, ""])}
     if takes == "S":
         return {status: "" for status in ACTIVE + ENDED}
-    if flag == "--signal" and takes:
+    if takes == "NAME" and verb == "stop":
         return {name[3:]: "" for name in dir(signal) if name[:3] == "SIG" and name[3] != "_" and name != "SIG_DFL"}
     if action and not takes and last[:1] != "-":
         takes = QUEUE_ACTIONS.get(action) or "nothing"
