@@ -884,7 +884,7 @@ class Platform:
         raise NotImplementedError
 
     def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
-        """Start a program that reads from that file, and for which nobody waits."""
+        """Start a Python, `python -I -S -c LINE WORD...`, that reads from that file, and for which nobody waits."""
         raise NotImplementedError
 
 
@@ -1458,6 +1458,15 @@ class Posix(Platform):
                 null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
                 for target, fd in enumerate((stdin, null, null)):
                     os.dup2(fd, target)
+                system: "Any" = __import__("sys")
+                if argv[0] == system.executable.encode("utf-8", "surrogateescape"):
+                    # We are such a Python ourselves, and there already; unless that program has been upgraded since.
+                    system.argv = ["-c"] + argv[5:]
+                    try:
+                        exec(argv[4], {"__name__": "__main__"})
+                        os._exit(0)
+                    except SystemExit:
+                        pass
                 os.execve(argv[0], argv, os.environ)
             finally:
                 os._exit(127)
@@ -3272,17 +3281,12 @@ class Store:
 
     def tickets(self, queue: "Optional[str]") -> "List[Ticket]":
         """Return the tickets of a queue, in its order."""
-        tickets = []
         try:
             names = os.listdir(self.queue_dir(queue))
         except (FileNotFoundError, NotADirectoryError):
             names = []
-        for name in names:
-            stem, _, kind = name.rpartition(".")
-            number, _, cookie = stem.partition("-")
-            if kind in (WAITING, DEPENDENT, STARTED) and number.isdecimal():
-                tickets.append((int(number), cookie, kind))
-        return sorted(tickets)
+        return [(int(name[:9]), name[10:42], name[43:]) for name in sorted(names)
+                if name[43:] in (WAITING, DEPENDENT, STARTED) and name[:9].isdecimal()]
 
     def holder(self, queue: "Optional[str]", ticket: "Ticket") -> "Any":
         """Return the record of a ticket's run; None if there is none, or none any more."""
@@ -3846,8 +3850,8 @@ MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONIT
 
 
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
-           "exec(marshal.load(open(0,'rb')),scope);jobs=scope['Jobs'](sys.argv[1]);jobs.keeps=1;jobs.start_due()"
-           % sys.implementation.hexversion)
+           "exec(marshal.load(open(0,'rb',closefd=False)),scope);jobs=scope['Jobs'](sys.argv[1]);jobs.keeps=1;"
+           "jobs.start_due()" % sys.implementation.hexversion)
 OURSELVES = sys._getframe().f_code  # all of this file, wherever it was read from
 
 
