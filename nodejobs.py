@@ -548,6 +548,7 @@ class JobRecord(BaseData):
     position = Field(int, doc="while it is queued: its place in that queue; 1 is the next")
     after = Field(list, doc="[id, run, cookie] of each run that must have ended before it may start")
     after_ok = Field(list, doc="the same of those that must have finished; otherwise it is never started")
+    due_since = Field(str, doc="when it might have started, had there been room in its queue")
     waits_for = Field(list, doc="while it is queued: the ids of those that have not ended yet")
     stop_signal = Field(str, doc="name of the signal with which it was asked to stop")
     stopped_by = Field(str, doc="user and process that asked it to stop")
@@ -2844,11 +2845,12 @@ class JobLock:
     So nothing is opened through one: the job's directory is `directory`, a descriptor, and all in it goes by that.
     """
 
-    def __init__(self, store: "Store", job_id: str, create: bool, queue_dir: str = "") -> None:
+    def __init__(self, store: "Store", job_id: str, create: bool, queue_dir: str = "", wait: bool = True) -> None:
+        self.wait = wait  # or else `fd` is -1 where somebody else has it
         self.path, self.create, self.job_id = queue_dir or store.job_dir(job_id), create, job_id
         self.what = "%s %r" % ("queue" if queue_dir else "job", job_id)
         self.directory: "Any" = None
-        self.fd, self.starting = -1, False
+        self.fd, self.starting, self.taken = -1, False, False
 
     def __enter__(self) -> "JobLock":
         deadline = time.monotonic() + LOCK_SECONDS
@@ -2871,7 +2873,10 @@ class JobLock:
                 return False
             raise
         try:
-            self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS)
+            self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS if self.wait else 0.0)
+            self.taken = self.fd >= 0
+            if not self.taken and not self.wait:
+                return True
             if self.fd < 0:
                 raise StoreError("%s is locked: another nodejobs has been at it, starting or removing, for %d s; "
                                  "try again, or see who has %s open" % (self.what, LOCK_SECONDS, self.path),
@@ -2894,7 +2899,8 @@ class JobLock:
         self.directory, self.fd = None, -1
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
-        if not self.starting:  # interrupted in the middle of a start: the monitor keeps the lock (rule 1)
+        # If interrupted in the middle of a start: the monitor keeps the lock (rule 1).
+        if not self.starting and self.fd >= 0:
             platform.drop_lock(self.fd)
         self.close()
 
@@ -2907,14 +2913,16 @@ def processes_of(state: "Dict[str, Any]") -> "Run":
 
 
 def write_new(directory: "Any", name: str, mode: int, content: bytes) -> None:
-    """Write a new file."""
+    """Write a new file, and see that it outlasts a power cut."""
     path, parent = platform.at(directory, name)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode, dir_fd=parent)
     try:
         while content:
             content = content[os.write(fd, content):]
+        os.fsync(fd)
     finally:
         os.close(fd)
+    platform.sync_directories(directory)
 
 
 class Spool:
@@ -3216,6 +3224,9 @@ class Store:
             fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
+                if enqueue is not None:
+                    os.fsync(fd)
+                    platform.sync_directories(directory)
             finally:
                 os.close(fd)
         except BaseException:
@@ -3254,10 +3265,10 @@ class Store:
         queues = [(None if name == "-" else unescape_id(name), name) for name in sorted(names)]
         return [queue for queue, name in queues if queue is not None or name == "-"]
 
-    def lock_queue(self, queue: "Optional[str]", create: bool) -> JobLock:
+    def lock_queue(self, queue: "Optional[str]", create: bool, wait: bool = True) -> JobLock:
         if create:
             make_directory(self.path + SEP + QUEUES, 0o777)
-        return JobLock(self, queue or "-", create, self.queue_dir(queue))
+        return JobLock(self, queue or "-", create, self.queue_dir(queue), wait)
 
     def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
         """Return how many slots a queue has, and whether it is paused, by whom."""
@@ -3290,11 +3301,17 @@ class Store:
 
     def holder(self, queue: "Optional[str]", ticket: "Ticket") -> "Any":
         """Return the record of a ticket's run; None if there is none, or none any more."""
-        text = read_journal(self.queue_dir(queue) + SEP + "%09d-%s.%s" % ticket) or b""
+        try:
+            text = read_journal(self.queue_dir(queue) + SEP + "%09d-%s.%s" % ticket) or b""
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            return None
         name, _, run = text.decode("ascii", "replace").strip().rpartition("/")
         job_id = unescape_id(name) if name else None
-        record = self.read(job_id, int(run)) if job_id is not None and run.isdecimal() else None
-        return record if record is not None and record.cookie in (None, ticket[1]) else None
+        record = self.read(job_id, int(run)) if job_id is not None and run.isdecimal() and len(run) < 10 else None
+        mine = record is not None and (record.cookie is None or (record.cookie, record.queue) == (ticket[1], queue))
+        return record if mine else None
 
     def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str) -> None:
         """Give a run a place in a locked queue."""
@@ -3318,6 +3335,9 @@ class Store:
                 os.unlink(path, dir_fd=parent)
         except FileNotFoundError:
             spool.drop(ticket[1] + ".spool")  # the ticket could not be written
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
 
     def discard(self, name: str, parent: "Any" = None) -> None:
         """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
@@ -3950,6 +3970,8 @@ def check_queue(queue: "Any", slots: "Any") -> None:
             escape_id(queue)
         except SchemaError as error:
             raise SchemaError("the name of a queue is like a job id; %s" % error) from None
+        if ":" in queue:
+            raise SchemaError("%r is no queue: its name holds no colon, after which come the slots, a number" % queue)
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots < 1 << 31):
         raise SchemaError("slots must be a number of jobs, 1 or more, not %.40r" % (slots,))
 
@@ -4070,7 +4092,8 @@ class Jobs:
                 record = self._await(record, time.monotonic() + startsecs) or record
         self._reap()
         self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, record.run, record.last_pid))
-        self.start_due()
+        if entry["status"] != QUEUED:
+            self.start_due()
         try:
             self._place([record])
         except OSError as error:
@@ -4142,41 +4165,63 @@ class Jobs:
                         self.store.drop_ticket(line, ticket, spool)
                     raise
                 record = self.store.read(job_id, run, holding=True)
-            try:
-                self._serve(queue, line, spool, set(), own=cookie)
-            except (OSError, NodejobsError) as error:
-                self._say("cannot start what is due: %s" % error)  # it is queued all the same, unless that ended it
-                after = self.store.read(job_id, run)
-                if after is not None and after.ended:
-                    raise
-            after = self.store.read(job_id, run)
-        return after if after is not None and after.cookie == cookie else record  # somebody has removed it
+        problem = self.start_due().get(cookie)
+        after = self.store.read(job_id, run)
+        record = after if after is not None and after.cookie == cookie else record  # somebody has removed it
+        if record.status == QUEUED and problem:
+            record["error"] = problem
+        return record
 
-    def start_due(self) -> None:
-        """Start what is due in the queues: for example after a reboot. Any call that may write does this, too."""
+    def start_due(self) -> "Dict[str, str]":
+        """Start what is due in the queues: for example after a reboot. Any call that may write does this, too.
+
+        Returns what went wrong: {cookie of a run that is still queued, or name of a queue: why}.
+        """
+        problems: "Dict[str, str]" = {}
         tried: "Set[str]" = set()
-        again = True
-        try:
-            while again:  # what cannot be started has ended, and others may wait for that
-                again = False
+        again, queue = True, None
+        while again:  # what cannot be started has ended, and others may wait for that
+            again = False
+            try:
                 with Spool(self.store) as spool:
                     cookies = spool.cookies()
                     for queue in self.store.queue_names():
-                        if any(kind != STARTED or cookie in cookies for _, cookie, kind in self.store.tickets(queue)):
-                            try:
-                                with self.store.lock_queue(queue, create=False) as line:
-                                    again = self._serve(queue, line, spool, tried) or again
-                            except (OSError, NodejobsError) as error:
-                                self._say("cannot start what is due in %s: %s" % (queue or "no queue", error))
-        except (OSError, NodejobsError) as error:
-            self._say("cannot start what is due: %s" % error)
+                        try:
+                            if any(kind != STARTED or cookie in cookies
+                                   for _, cookie, kind in self.store.tickets(queue)):
+                                again = self._serve_free(queue, spool, tried, problems) or again
+                        except (OSError, ImportError, NodejobsError) as error:
+                            problems[queue or "-"] = str(error)
+            except (OSError, ImportError, NodejobsError) as error:
+                problems[QUEUES] = str(error)
+        for name in problems:
+            self._say("cannot start what is due: %s" % problems[name])
+        return problems
+
+    def _serve_free(self, queue: "Optional[str]", spool: Spool, tried: "Set[str]", problems: "Dict[str, str]") -> bool:
+        """Serve a queue, or leave a mark for whoever has its lock, and so looks again; return whether a run has ended.
+
+        Nobody waits, as the lock may be held for long; and no look is lost, as everybody who has held it looks for the
+        mark, or serves the queue, after it is free.
+        """
+        mark, marked, ended = self.store.queue_dir(queue) + SEP + "again", False, False
+        while True:
+            with self.store.lock_queue(queue, create=False, wait=False) as line:
+                if line.fd >= 0:
+                    try:
+                        os.unlink(mark)
+                    except FileNotFoundError:
+                        pass
+                    ended = self._serve(queue, line, spool, tried, problems) or ended
+                elif not marked:
+                    os.close(platform.open("again", os.O_WRONLY | os.O_CREAT, line.directory))
+            if line.taken and not os.path.lexists(mark) or marked and not line.taken:
+                return ended
+            marked = not line.taken
 
     def _serve(self, queue: "Optional[str]", line: JobLock, spool: Spool, tried: "Set[str]",
-               own: "Optional[str]" = None) -> bool:
-        """Start what is due in a locked queue; return whether any run has ended instead.
-
-        `tried` are those that could not be started now; an error of the run with the cookie `own` is raised.
-        """
+               problems: "Dict[str, str]") -> bool:
+        """Start what is due in a locked queue, but for what was `tried`; return whether any run has ended instead."""
         state = self.store.queue_state(queue)
         cookies = spool.cookies()
         running, ended = 0, False
@@ -4199,9 +4244,10 @@ class Jobs:
             if record is None or record.ended:
                 self.store.drop_ticket(line, ticket, spool)
                 continue
-            never = self._never(record) if kind == DEPENDENT else ""
-            if never == "" and full and kind == DEPENDENT:
-                self.store.move_ticket(line, ticket, (ticket[0], cookie, WAITING))  # that may be forgotten meanwhile
+            never = self._never(record) if record.due_since is None else ""
+            if never == "" and full and kind == DEPENDENT:  # what it needed may be forgotten before there is room
+                self.store.append(record.self_id, record.run, {"due_since": iso_time(time.time())}, cookie)
+                self.store.move_ticket(line, ticket, (ticket[0], cookie, WAITING))
             if never is None or never == "" and full:
                 continue
             tried.add(cookie)
@@ -4209,13 +4255,12 @@ class Jobs:
                 # Of the user that it names: who is short of descriptors may find another name for ours.
                 with Spool(self.store, user=record.user) as its_spool:
                     record = self._start_queued(record, line, its_spool, ticket, never)
-            except (OSError, NodejobsError) as error:
-                self._say("cannot start %s: %s" % (record.self_id, error))
+            except (OSError, ImportError, NodejobsError) as error:
+                problems[cookie] = "cannot start %s: %s" % (record.self_id, error)
                 record = self.store.read(record.self_id, record.run)
-                if cookie == own and (record is None or record.ended):
-                    raise
-                if getattr(error, "errno", 0) in SHORTAGES:
-                    break  # of ours, and no reason to change the order
+                if (record is None or not record.ended) and (type(error) in (NodejobsError, ImportError)
+                                                             or getattr(error, "errno", 0) in SHORTAGES):
+                    break  # it is our own trouble, and no reason to change the order
             running += record is not None and record.status not in (QUEUED, *ENDED)
             ended = ended or record is not None and record.ended
         return ended
@@ -4358,7 +4403,7 @@ class Jobs:
         self.start_due()
         after = known(self.get_status(job_id), job_id, None, self.db_path)
         if record.status != QUEUED or record.queue is None:
-            raise NodejobsError("job %r is in no queue: it is %s" % (job_id, after.status))
+            raise NodejobsError("job %r waits in no queue: it is %s" % (job_id, after.status))
         return after
 
     def _first_line(self, shown: "Union[str, List[str]]", cwd: "Union[None, str, os.PathLike[str]]",
@@ -4448,8 +4493,6 @@ class Jobs:
         except OSError as error:
             lock.starting = False
             problem = "cannot start %s: %s" % (self.python, error.strerror)
-            if queued and error.errno in SHORTAGES:
-                raise  # it stays queued
             if error.errno == errno.E2BIG:
                 self.store.append(job_id, run, {
                     "status": FAILED_START, "errno": errno.E2BIG,
@@ -4457,7 +4500,9 @@ class Jobs:
                 return
         if problem:
             try:
-                self.store.append(job_id, run, {"status": FAILED_START, "error": problem}, entry["cookie"])
+                # Another's Python may do better than ours: what is queued stays so, where there is no answer.
+                if answer or not queued:
+                    self.store.append(job_id, run, {"status": FAILED_START, "error": problem}, entry["cookie"])
             except OSError:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
             record = self.store.read(job_id, run, holding=True)
@@ -4860,10 +4905,11 @@ class Jobs:
             for queue in self.store.queue_names():
                 try:
                     with Spool(self.store) as spool, self.store.lock_queue(queue, create=True) as line:
-                        self._serve(queue, line, spool, set())
-                        if not self.store.tickets(queue) and not os.path.exists(line.path + SEP + JOURNAL):
-                            self.store.discard(line.path)  # nobody has set it up, so it is as good as a new one
-                except (OSError, NodejobsError) as error:
+                        self._serve(queue, line, spool, set(), {})
+                        if not self.store.tickets(queue) and self.store.queue_state(queue)["slots"] == SLOTS and (
+                                not self.store.queue_state(queue)["paused"]):
+                            self.store.discard(line.path)  # it is as good as a new one
+                except (OSError, ImportError, NodejobsError) as error:
                     self._say("cannot tidy up the queue %s: %s" % (queue, error))
             if removed:
                 self.store.sweep()
@@ -5331,7 +5377,8 @@ def why_queued(jobs: Jobs, record: JobRecord) -> str:
         needed = [job_id for job_id, _, _ in record.after_ok or ()]
         return "it waits until " + " and ".join(["%s has %s" % (job_id, "finished" if job_id in needed else "ended")
                                                 for job_id in record.waits_for])
-    queue = None if record.queue is None else jobs._queue(record.queue)
+    with Translate("read", jobs.db_path):
+        queue = None if record.queue is None else jobs._queue(record.queue)
     due = "it is due; if nobody was there to start it, `queue start` does, and any run, wait or stop of %s" % (
         record.user)
     if queue is None:
@@ -5464,7 +5511,8 @@ def filter_of(options: "Any") -> "Dict[str, Any]":
 def listed(jobs: Jobs, options: "Any") -> "List[Any]":
     """Return the records that `list` shows, the last started last."""
     records = sorted(jobs.list_status(filter_of(options)).values(),
-                     key=lambda record: (record.started_at or record.last_update or "", record.self_id))
+                     key=lambda record: (record.status == QUEUED, record.position or 0,
+                                         record.started_at or record.last_update or "", record.self_id))
     return records if options.n is None else records[len(records) - min(options.n, len(records)):]
 
 
@@ -5676,8 +5724,11 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
             raise SchemaError("queue pause takes NAME; `queue resume %s` sets the slots" % names[0])
         shown = [jobs.pause(name) if action == "pause" else jobs.resume(name, slots)]
     else:
-        if action == "start":
-            jobs.start_due()
+        problems = jobs.start_due() if action == "start" else {}
+        for text in problems.values():
+            complain(text)
+        if problems:
+            return EXIT_ERROR
         shown = list(jobs.queues().values())
     if options.json:
         say_json(shown[0] if names else shown)
@@ -5880,7 +5931,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
               ["queue list", "queue pause net", "queue resume net:3"]),
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),
-    "remove": (verb_remove, "delete jobs that have ended, with their logs", "ID...", [], ["remove backup"]),
+    "remove": (verb_remove, "delete jobs that have ended, or wait in a queue, with their logs", "ID...", [],
+               ["remove backup"]),
     "prune": (verb_prune, "delete old runs, and jobs of which none is left", "", [
         ("--older-than", "AGE", duration, None, "those that ended longer ago than this: 30d"),
         ("--keep", "N", count, None, "those beyond the newest N of each job"),

@@ -2033,7 +2033,7 @@ def test_first_puts_it_before_the_others(line, jobs, cli):
     with pytest.raises(UnknownJob):
         jobs.first("nobody")
     line.until("finished", "d")
-    with pytest.raises(NodejobsError, match="'d' is in no queue: it is finished"):
+    with pytest.raises(NodejobsError, match="'d' waits in no queue: it is finished"):
         jobs.first("d")
     assert cli("queue", "first", "nobody").returncode == cli("queue", "first", "d").returncode == 125
 
@@ -2368,7 +2368,7 @@ def test_a_directory_that_was_deleted_meanwhile_is_a_failed_start_and_the_next_g
         jobs.run("true", "d", queue="q")
 
 
-ODD_NAMES = ["\x1b[31mred\x07", "two\nlines", "tab\there", "a:b", "a:2", "-rf", "-", "--", ".", "..", ".starter-root",
+ODD_NAMES = ["\x1b[31mred\x07", "two\nlines", "tab\there", "-rf", "-", "--", ".", "..", ".starter-root",
              "a/b", "é日\U0001f600", "\u202eright", " ", "q\"'`$(x)", "x" * 255, "%41", "CON", "con"]
 
 

@@ -286,9 +286,10 @@ class Struck(Line):
 
     def judge(self, done, codes):
         """Ask all that is promised after the blow; return the problems."""
-        problems = untidy(done, codes) if done else []
-        if done and done.returncode == 125 and not re.match(r"nodejobs: .*\n\Z", done.stderr):
-            problems.append("not one clear line on stderr: %r" % done.stderr[-300:])
+        # Whose monitor was killed before it had started anything says so: the job is still queued.
+        problems = untidy(done, codes + [125] * (self.role in DEPTHS)) if done else []
+        if done and done.returncode == 125 and not re.match(r"(nodejobs: .*\n)+\Z", done.stderr):
+            problems.append("not clear lines on stderr: %r" % done.stderr[-300:])
         records, wrong = self.look(self.number % 2)
         problems += wrong
         if done and done.returncode == 0 and self.role.startswith("submitter") and self.x not in records:
@@ -565,7 +566,7 @@ class Storm(Line):
             except (nodejobs.UnknownJob, nodejobs.JobRunning):
                 pass
             except nodejobs.NodejobsError as error:
-                if not (verb == "first" and "in no queue" in str(error)):
+                if not (verb == "first" and "waits in no queue" in str(error)):
                     problems.append("%s: %s: %s" % (verb, type(error).__name__, error))
             except Exception as error:
                 problems.append("%s: %s: %s" % (verb, type(error).__name__, error))
