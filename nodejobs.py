@@ -46,6 +46,7 @@ On disk:
       .queues/gpu/             a queue; in "-" is what waits for other jobs only
         lock                   held by whoever queues, starts or moves runs of this queue
         journal.jsonl          how many slots it has, whether it is paused
+        again                  the mark of who found it locked: who has the lock looks once more
         NUMBER-COOKIE.KIND     a run's place in it; KIND is waiting, dependent (on other jobs) or started
       .queues/.USER/           what nobody but that user may read or write
         COOKIE.spool           what it takes to start that run, its environment too

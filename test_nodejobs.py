@@ -2618,6 +2618,54 @@ def test_the_spool_of_another_python_starts_all_the_same(line, jobs, store):
         assert jobs.job_logs("job-%d" % number)[0] == "%d\n" % number
 
 
+def test_what_one_caller_cannot_start_waits_for_one_who_can(line, jobs, store, cli):
+    jobs.pause("q")
+    for job_id in "ab":
+        line.run(job_id, queue="q")
+    jobs.run("true", "c", queue="q", startsecs=0)
+    broken = nodejobs.Jobs(store)
+    for python in ("/nowhere/python3", shutil.which("false")):  # removed, or upgraded to another version
+        broken.python = python
+        broken.resume("q")
+        assert [text.partition(":")[0] for text in broken.start_due().values()] == ["cannot start a"]
+        assert [job_id for job_id in "abc" if jobs.get_status(job_id).status == "queued"] == ["a", "b", "c"]
+    assert cli("queue", "start").returncode == 0
+    line.until("running", "a")
+    line.end("a"), line.end("b")
+    assert jobs.wait("c").status == "finished" and line.order(2) == ["a", "b"]
+
+
+def test_a_lock_of_a_queue_that_is_held_holds_up_nobody_else_and_what_was_due_meanwhile_starts(line, jobs):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    with jobs.store.lock_queue("q", create=False):
+        began = time.monotonic()
+        line.end("a")
+        line.until("finished", "a")
+        assert jobs.run("true", "other", startsecs=20).status == "finished" and jobs.wait("b", 0.1).status == "queued"
+        assert time.monotonic() - began < nodejobs.LOCK_SECONDS
+    jobs.start_due()  # as everybody does who has had the lock
+    line.until("running", "b")
+
+
+def test_what_is_no_ticket_of_a_queue_starts_nothing_and_stops_nothing(line, jobs, store):
+    line.run("a", queue="q")
+    held = line.run("held", queue="other")
+    jobs.pause("other")
+    planted = line.run("planted", queue="other")
+    line.end("held")
+    assert held.status == "running" and jobs.wait("held").status == "finished"
+    queue = store / ".queues" / "q"
+    (queue / ("000000001-%s.waiting" % planted.cookie)).write_text("planted/000001\n")
+    (queue / ("000000002-%s.waiting" % ("0" * 32))).write_text("a/" + "9" * 5000 + "\n")
+    (queue / ("000000003-%s.started" % ("1" * 32))).mkdir()
+    (queue / ("000000004-%s.waiting" % ("2" * 32))).symlink_to("/etc/passwd")
+    line.run("b", queue="q")
+    line.end("a")
+    line.until("running", "b")
+    assert jobs.get_status("planted").status == "queued" and jobs.queues()["q"].running == ["b"]
+
+
 def test_a_spool_that_is_damaged_or_gone_is_a_failed_start_and_the_next_goes_on(line, jobs, store):
     line.run("a", queue="q")
     damage = [lambda path: path.write_bytes(path.read_bytes()[:100]), lambda path: path.unlink(),
