@@ -5512,7 +5512,7 @@ def filter_of(options: "Any") -> "Dict[str, Any]":
 def listed(jobs: Jobs, options: "Any") -> "List[Any]":
     """Return the records that `list` shows, the last started last."""
     records = sorted(jobs.list_status(filter_of(options)).values(),
-                     key=lambda record: (record.status == QUEUED, record.position or 0,
+                     key=lambda record: (record.status == QUEUED, record.position or 1 << 31,
                                          record.started_at or record.last_update or "", record.self_id))
     return records if options.n is None else records[len(records) - min(options.n, len(records)):]
 

@@ -527,8 +527,8 @@ class Storm(Line):
                     done = cli(self.store, "run", *words, "--id", job_id, "--startsecs=0", "-c", line)
                     if done.returncode == 0:
                         self.note("submitted", job_id)
-                    elif done.returncode not in (-9, 126 if after_ok else -9) and not any(
-                            fine in done.stderr for fine in ("there is no job", NOT_STARTED)):
+                    elif done.returncode not in (-9, 126 if after_ok else -9) and not any(  # we kill monitors, too
+                            fine in done.stderr for fine in ("there is no job", NOT_STARTED, "nobody can tell what became")):
                         problems.append("run: exit code %d: %s" % (done.returncode, done.stderr[-500:]))
             except nodejobs.UnknownJob:
                 pass
