@@ -4219,6 +4219,7 @@ class Jobs:
             if line.taken and not os.path.lexists(mark) or marked and not line.taken:
                 return ended
             marked = not line.taken
+            tried.clear()  # who has left the mark would have tried
 
     def _serve(self, queue: "Optional[str]", line: JobLock, spool: Spool, tried: "Set[str]",
                problems: "Dict[str, str]") -> bool:

@@ -255,7 +255,8 @@ class Struck(Line):
             path.write_bytes(os.fsencode(str(wrapper)) + path.read_bytes()[path.read_bytes().index(b"\n"):])
         self.release(self.a)
         eventually(lambda: not is_alive(monitor))
-        eventually(lambda: not is_alive(monitor) and not self.workers((self.a, "nodejobs-starter")))
+        names = (self.a, "nodejobs-starter")  # twice: a look at /proc can miss what forks and ends
+        eventually(lambda: not is_alive(monitor) and not self.workers(names) and not self.workers(names))
         return None
 
     def meet(self):
