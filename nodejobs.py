@@ -4080,8 +4080,8 @@ class Jobs:
                     record = self._enqueue(job_id, entry, launch, fresh_for, slots, first)
                 else:
                     record = self._run_now(job_id, entry, launch, fresh_for)
-            except NodejobsError:
-                self.start_due()  # others may have waited for what could not be started
+            except (OSError, NodejobsError):
+                self.start_due()  # others may have waited for what could not be started, or for a lock that we had
                 raise
             if record.cookie != entry["cookie"]:
                 self._say("%s is fresh: %s" % (job_id, record.status))
@@ -4180,7 +4180,7 @@ class Jobs:
         """
         problems: "Dict[str, str]" = {}
         tried: "Set[str]" = set()
-        again, queue = True, None
+        again = True
         while again:  # what cannot be started has ended, and others may wait for that
             again = False
             try:
@@ -4253,6 +4253,7 @@ class Jobs:
             if never is None or never == "" and full:
                 continue
             tried.add(cookie)
+            problems.pop(cookie, None)
             try:
                 # Of the user that it names: who is short of descriptors may find another name for ours.
                 with Spool(self.store, user=record.user) as its_spool:
@@ -4674,16 +4675,16 @@ class Jobs:
             with Spool(self.store, user=record.user) as spool, self.store.lock_queue(
                     record.queue, create=True) as line, JobLock(self.store, record.self_id, create=False):
                 before, record = record, self.store.read(record.self_id, record.run, holding=True)
-                if record is None or record.cookie != before.cookie:
-                    return None
-                if record.status == QUEUED:
+                if record is not None and record.cookie != before.cookie:
+                    record = None
+                if record is not None and record.status == QUEUED:
                     record = self._end_queued(record, spool, {
                         "status": STOPPED, "stopped_by": stopped_by, "error": "it was stopped before it was started"})
                     for ticket in self.store.tickets(record.queue):
                         if ticket[1] == record.cookie:
                             self.store.drop_ticket(line, ticket, spool)
         except FileNotFoundError:
-            return None
+            record = None
         self.start_due()
         return record
 
@@ -4908,8 +4909,8 @@ class Jobs:
                 try:
                     with Spool(self.store) as spool, self.store.lock_queue(queue, create=True) as line:
                         self._serve(queue, line, spool, set(), {})
-                        if not self.store.tickets(queue) and self.store.queue_state(queue)["slots"] == SLOTS and (
-                                not self.store.queue_state(queue)["paused"]):
+                        state = self.store.queue_state(queue)
+                        if not self.store.tickets(queue) and (state["slots"], state["paused"]) == (SLOTS, False):
                             self.store.discard(line.path)  # it is as good as a new one
                 except (OSError, ImportError, NodejobsError) as error:
                     self._say("cannot tidy up the queue %s: %s" % (queue, error))

@@ -62,37 +62,49 @@ def calls_of(room, role, command, stopped=False):
     return [call for call in calls if call.name != "rt_sigaction"] + loop
 
 
-def strike_all(room, plan, codes):
-    """Strike every blow of a plan of (role, command, stopped, blow, what); yield what the frame wants."""
-    missed, tried = [], 0
+def strike_every(plan, name_of, case_of, codes, few):
+    """Strike by every item of a plan, each in a case of its own, which has its blow; yield what the frame wants.
+
+    Of 20 blows, so many as `few` may miss.
+    """
+    missed = []
 
     def one(numbered):
-        number, (role, command, stopped, blow, what) = numbered
-        name = "%s of %s%s, %s %s %s %s" % (
-            role, command, " stopped" * stopped, blow.how, blow.call, blow.when, what[:90])
+        number, item = numbered
         for attempt in range(3):  # a call that depends on timing or on other processes may not come every time
-            case = Case(room, number if not attempt else "%d-%d" % (number, attempt), role, command)
+            case = case_of(number if not attempt else "%d-%d" % (number, attempt), *item)
             try:
-                case.asked = stopped
-                completed = case.strike(blow)
+                completed = case.strike(case.blow)
                 if case.struck:
-                    return name, case.judge(completed, codes)
+                    return name_of(*item), case.judge(completed, codes)
             except subprocess.TimeoutExpired as error:
-                return name, ["it hangs: %s" % error]
+                return name_of(*item), ["it hangs: %s" % error]
             finally:
                 case.clean()
-        return name, None
+        return name_of(*item), None
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for name, problems in pool.map(one, enumerate(plan)):
             if problems is None:
                 missed.append(name)
             else:
-                tried += 1
                 yield name, problems
     yield "every blow has hit", ["%d of %d did not: %s" % (len(missed), len(plan), missed[:5])] * (
-        # A stopper looks as often as it must, and a launcher need not wait for what has ended by then.
-        len(missed) * 20 > len(plan) * (3 if plan[0][0] in ("stopper", "launcher") else 1) + 20)
+        len(missed) * 20 > len(plan) * few + 20)
+
+
+def strike_all(room, plan, codes):
+    """Strike every blow of a plan of (role, command, stopped, blow, what); yield what the frame wants."""
+    def name_of(role, command, stopped, blow, what):
+        return "%s of %s%s, %s %s %s %s" % (
+            role, command, " stopped" * stopped, blow.how, blow.call, blow.when, what[:90])
+
+    def case_of(number, role, command, stopped, blow, what):
+        case = Case(room, number, role, command)
+        case.asked, case.blow = stopped, blow
+        return case
+    # A stopper looks as often as it must, and a launcher need not wait for what has ended by then.
+    return strike_every(plan, name_of, case_of, codes, 3 if plan[0][0] in ("stopper", "launcher") else 1)
 
 
 SCENES = {"launcher": [("long", False), ("short", False)],

@@ -4,7 +4,6 @@ The commands tell what is true: each appends a line to a witness file when it be
 shows, in the kernel's order, how many ran at once, which began first, and what began twice or never.
 """
 import collections
-import concurrent.futures
 import contextlib
 import itertools
 import json
@@ -19,7 +18,7 @@ from crowds import crowd
 from errors import errors_of
 from harness import (ACTIVE, ENDED, FILE, PYTHON, Missing, attack, cli, contained, end, eventually, is_alive, kill,
                      nodejobs, processes_of, state_of, untidy)
-from killed import Call, DULL, need_strace
+from killed import Call, DULL, need_strace, strike_every
 from struck import LAUNCHER, STEADY, WRAPPER
 
 STARTS_OR_RUNS = ("starting", "running", "stopping")
@@ -363,32 +362,14 @@ def survey(room, role):
 
 def strike_all(room, role, plan, codes):
     """Strike every (blow, text) of a plan; yield what the frame wants."""
-    missed = []
+    def name_of(blow, text):
+        return "%s %s %s %s" % (blow.how, blow.call, blow.when, text[:90])
 
-    def one(numbered):
-        number, (blow, text) = numbered
-        name = "%s %s %s %s" % (blow.how, blow.call, blow.when, text[:90])
-        for attempt in range(3):  # a call that depends on timing may not come every time
-            case = Struck(room, number if not attempt else "%d-%d" % (number, attempt), role)
-            try:
-                case.blow = blow
-                done = case.strike(blow)
-                if case.struck:
-                    return name, case.judge(done, codes)
-            except subprocess.TimeoutExpired as error:
-                return name, ["it hangs: %s" % error]
-            finally:
-                case.clean()
-        return name, None
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for name, problems in pool.map(one, enumerate(plan)):
-            if problems is None:
-                missed.append(name)
-            else:
-                yield name, problems
-    yield "every blow has hit", ["%d of %d did not: %s" % (len(missed), len(plan), missed[:5])] * (
-        len(missed) * 20 > len(plan) * 3 + 20)
+    def case_of(number, blow, text):
+        case = Struck(room, number, role)
+        case.blow = blow
+        return case
+    return strike_every(plan, name_of, case_of, codes, 3)
 
 
 def cut(room, plan, quick):
