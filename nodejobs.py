@@ -181,12 +181,16 @@ class UnknownJob(NodejobsError, ValueError):
 
 
 class JobRunning(NodejobsError):
-    """The job is active, so it cannot be started again or removed. `record` is its record."""
+    """The job is active, so it cannot be started again or removed; or what an ended run of it left behind still runs,
+    so it cannot be removed. `record` is its record."""
 
     def __init__(self, record: "JobRecord", refused: str) -> None:
-        super().__init__("%s: job %r is %s (run %s%s); wait for it, or stop it first"
-                         % (refused, record.self_id, record.status, record.run,
-                            "" if record.status == QUEUED else ", pid %s" % record.last_pid))
+        text = "is %s (run %s%s); wait for it, or stop it first" % (
+            record.status, record.run, "" if record.status == QUEUED else ", pid %s" % record.last_pid)
+        if record.ended:
+            text = "is %s, but what its run %s left in the background still runs (pid %s); stop it first" % (
+                record.status, record.run, ", ".join([str(pid) for pid, _ in record.left_behind or ()]))
+        super().__init__("%s: job %r %s" % (refused, record.self_id, text))
         self.record = record
 
 
@@ -527,6 +531,7 @@ class JobRecord(BaseData):
     errno = Field(int, doc="error number of a start that failed")
     started_at = Field(str, doc="when the command was started")
     ended_at = Field(str, doc="when it ended")
+    fresh = Field(bool, doc="in what `run` returns: whether nothing was started, since this run is fresh or active")
     duration = Field(float, doc="seconds from start to end, or until now, by a clock that nobody sets")
     cpu_seconds = Field(float, doc="processor time, user and system, of the command and its waited-for children")
     max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
@@ -542,7 +547,9 @@ class JobRecord(BaseData):
     max_log = Field(int, doc="bytes that its logs may take together; the oldest output is dropped for the newest")
     dropped_bytes = Field(int, doc="bytes of output that were dropped because of max_log")
     suspended = Field(bool, doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
-    left_behind = Field(list, doc="[pid, start time] of processes that its command left in the background")
+    left_behind = Field(list, doc="[pid, start time] of what its command left in the background and still runs")
+    ended_pids = Field(list, doc="in what `stop` returns: pids of what ended runs had left behind, and it has ended")
+    foreign = Field(list, doc="in what `remove` and `prune` return: paths that stay, since nodejobs did not make them")
     merge = Field(bool, default=False, doc="stderr goes into stdout.log")
     queue = Field(str, doc="the queue that it was put into")
     queued_at = Field(str, doc="when")
@@ -737,6 +744,14 @@ class Platform:
         """Tell whether nobody but our user can change an open file or directory."""
         raise NotImplementedError
 
+    def distrust(self, path: str) -> "Tuple[str, str]":
+        """Return why we must not write to a directory, and how its owner can be had to; ("", "") if we may."""
+        return "", ""
+
+    def is_own_home(self, path: str) -> bool:
+        """Tell whether a directory, or where it is not there yet the one that it would be made in, is our user's."""
+        return True
+
     def boot_id(self) -> str:
         """Return a text that is equal only where the same pid means the same process."""
         raise NotImplementedError
@@ -789,8 +804,15 @@ class Platform:
         """
         raise NotImplementedError
 
-    def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
-        """Ask a run's processes to end, kill them after `grace` seconds; return the pids that outlived even that."""
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        """Return what still runs of a run that has ended: of what is `known`, and of what its monitor has adopted."""
+        raise NotImplementedError
+
+    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
+        """Ask the processes of runs to end, kill them after `grace` seconds; return each one's pids that outlived it.
+
+        With each run comes what is known of it; what else is found is added to that.
+        """
         raise NotImplementedError
 
     def take_lock(self, name: str, directory: "Any", seconds: float) -> int:
@@ -905,14 +927,7 @@ class Posix(Platform):
         return os.uname().nodename
 
     def user(self) -> str:
-        uid = os.getuid()
-        try:
-            if uid not in self.users:  # it may be asked for over a network
-                import pwd
-                self.users[uid] = pwd.getpwuid(uid).pw_name
-            return self.users[uid]
-        except (KeyError, ImportError, OSError):
-            return str(uid)
+        return self.user_name(os.getuid())
 
     def state_home(self) -> str:
         home = os.path.expanduser("~")
@@ -940,7 +955,8 @@ class Posix(Platform):
 
     def open(self, path: str, flags: int, directory: "Optional[int]" = None) -> int:
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW | (0 if flags & os.O_CREAT else os.O_NONBLOCK)
-        return os.open(path, flags, 0o666, dir_fd=directory)
+        # A lock is for its owner only: whoever may open it for reading can hold it for ever.
+        return os.open(path, flags, 0o600 if path[-4:] == "lock" else 0o644, dir_fd=directory)
 
     def open_directory(self, path: str, parent: "Optional[int]" = None) -> int:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
@@ -964,6 +980,37 @@ class Posix(Platform):
     def is_private(self, place: int) -> bool:
         found = os.fstat(place)
         return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+    def user_name(self, uid: int) -> str:
+        """Return the name of a user; the number where it has none."""
+        try:
+            if uid not in self.users:  # it may be asked for over a network
+                import pwd
+                self.users[uid] = pwd.getpwuid(uid).pw_name
+            return self.users[uid]
+        except (KeyError, ImportError, OSError):
+            return str(uid)
+
+    def distrust(self, path: str) -> "Tuple[str, str]":
+        found = os.stat(path)
+        owner = self.user_name(found.st_uid)
+        if found.st_uid != os.geteuid():
+            return "it belongs to " + owner, "sudo -u %s" % (owner if owner != str(found.st_uid) else "'#%s'" % owner)
+        group = ""
+        if found.st_mode & 0o022 == 0o020:  # a group of the same name is the user's own (Debian, Fedora)
+            try:
+                import grp
+                group = grp.getgrgid(found.st_gid).gr_name
+            except (KeyError, ImportError, OSError):
+                pass
+        if found.st_mode & 0o022 and group != owner:
+            return "others may write to it (mode %o)" % (found.st_mode & 0o7777), "chmod go-w"
+        return "", ""
+
+    def is_own_home(self, path: str) -> bool:
+        while not os.path.exists(path) and path != os.path.dirname(path):
+            path = os.path.dirname(path)
+        return os.stat(path).st_uid == os.geteuid()
 
     def take_lock(self, name: str, directory: int, seconds: float) -> int:
         # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
@@ -1217,16 +1264,29 @@ class Posix(Platform):
             time.sleep(POLL_SECONDS / 100)
         return []
 
-    def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
-        known = dict(known)
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        _, _, _, cookie, monitor, monitor_start = run
+        found = {pid: start for pid, start in known.items() if self.start_time(pid) == start}
+        if self.start_time(monitor) == monitor_start:
+            for pid in self.children(monitor):
+                start = self.start_time(pid)
+                if start is not None and self.cookie_of(pid) in (None, b"", cookie):  # no monitor of another run
+                    found[pid] = start
+        return found
+
+    def look_at_all(self, runs: "Sequence[Tuple[Run, Members]]", groups: "List[Set[int]]") -> "Members":
+        """Return the trees of all these runs in one."""
+        members: "Members" = {}
+        for (run, known), own in zip(runs, groups):
+            members.update(self.look(run, known, own))
+        return members
+
+    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
         asked: "Members" = {}
-        groups: "Set[int]" = set()
+        groups: "List[Set[int]]" = [set() for _ in runs]
         deadline = time.monotonic() + grace
-        while True:
-            members = self.look(run, known, groups)
-            if not members:
-                self.kill_group(run, groups)
-                return self.hunt(run, groups)
+        members = self.look_at_all(runs, groups)
+        while members:
             for pid in members:
                 if asked.get(pid) != members[pid]:
                     self.send(pid, members[pid], number)
@@ -1236,6 +1296,7 @@ class Posix(Platform):
                 self.await_end(pid, members[pid], deadline)
             if time.monotonic() >= deadline:
                 break
+            members = self.look_at_all(runs, groups)
         last = time.monotonic() + KILL_SECONDS
         while members and time.monotonic() < last:
             # Frozen first: what cannot run cannot fork, so a look that finds nothing new has found all.
@@ -1245,14 +1306,20 @@ class Posix(Platform):
                     if pid not in frozen:
                         self.send(pid, members[pid], signal.SIGSTOP)
                 frozen = members
-                members = self.look(run, known, groups)
+                members = self.look_at_all(runs, groups)
             for pid in members:
                 self.send(pid, members[pid], signal.SIGKILL)
-            self.kill_group(run, groups)
+            for (run, _), own in zip(runs, groups):
+                self.kill_group(run, own)
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
-            members = self.look(run, known, groups)
-        return sorted(members) or self.hunt(run, groups)
+            members = self.look_at_all(runs, groups)
+        left = []
+        for (run, known), own in zip(runs, groups):
+            outlived = sorted(self.look(run, known, own)) if members else []
+            self.kill_group(run, own)
+            left.append(outlived or self.hunt(run, own))
+        return left
 
     def begin_monitor(self) -> None:
         if os.fork():
@@ -1479,7 +1546,7 @@ class Linux(Posix):
 
     monitor_needs = Posix.monitor_needs + ("start_time", "row", "stat", "mark", "pidfd", "cookie_of")
     timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_pidfd", "poll_pidfd",
-                     "poll_end", "tree", "group_lives", "kill_group", "look", "hunt", "end_tree")
+                     "poll_end", "tree", "group_lives", "kill_group", "look", "look_at_all", "hunt", "end_trees")
     known_boot_id = ""
 
     def boot_id(self) -> str:
@@ -1670,7 +1737,7 @@ class Ps(Posix):
 
     monitor_needs = Posix.monitor_needs + ("start_time", "mark", "cookie_of", "row", "scan", "parse", "output", "spawn")
     timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "tree", "group_lives", "kill_group",
-                     "look", "hunt", "end_tree")
+                     "look", "look_at_all", "hunt", "end_trees")
     known_boot_id = ""
 
     def output(self, words: bytes) -> "Tuple[int, bytes]":
@@ -1857,7 +1924,8 @@ class Windows(Platform):
                      "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
                      "await_handles", "ask", "ask_when_told", "as_fd", "adopted", "await_adopted", "members",
                      "is_console", "process", "has_long_paths", "start_time", "mark", "cookie_of",
-                     "is_private", "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree")
+                     "is_private", "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree",
+                     "end_trees")
 
     def kernel(self) -> "Any":
         """Return kernel32; what it takes and returns is declared where an int of 32 bits would not do."""
@@ -2223,8 +2291,13 @@ class Windows(Platform):
                     kernel.TerminateProcess(ctypes.c_void_p(handle), KILLED)
                 winapi.CloseHandle(handle)
 
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        return self.tree(run, known, set())
+
+    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
+        return [self.end_tree(run, known, number, grace) for run, known in runs]
+
     def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
-        known = dict(known)
         groups: "Set[int]" = set()
         members = self.tree(run, known, groups)
         deadline = time.monotonic() + grace
@@ -2769,34 +2842,69 @@ def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
         line = line[os.write(fd, line):]  # after a short write, the next one says why
 
 
-def delete_tree(path: str, parent: "Any" = None) -> None:
-    """Delete a file, or a directory and all in it, following no link, also where one appears meanwhile.
+def is_run_name(name: str) -> bool:
+    return len(name) < 10 and name.isdecimal() and name == "%06d" % int(name)
 
-    Several may delete the same one at once. (shutil is missing from minimal Pythons.)
+
+def is_our_run(path: str) -> bool:
+    """Tell whether a directory whose name is a run's was made by us."""
+    names = os.listdir(path)
+    return LOCK in names or JOURNAL in names and not os.path.isdir(path + SEP + JOURNAL) or (
+        not names and os.path.lexists(os.path.dirname(path) + SEP + LOCK))
+
+
+def is_our_job(path: str) -> bool:
+    """Tell whether a directory in the store was made by us: it holds a run, or nothing but our lock."""
+    with os.scandir(path) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
+    return [entry.name for entry in inside] == [LOCK] or any(
+        is_run_name(entry.name) and entry.is_dir(follow_symlinks=False) and is_our_run(entry.path) for entry in inside)
+
+
+def is_our_file(name: str) -> bool:
+    """Tell whether a file in a run's or a queue's directory has a name that we give."""
+    return name in (JOURNAL, LOCK, STDOUT_LOG, STDERR_LOG) or (
+        name[:7] in ("stdout.", "stderr.") and name[7:-4].isdecimal() and name[-4:] == ".log")
+
+
+def survey(path: str, job: bool, run: bool) -> "Tuple[List[str], List[str], List[str]]":
+    """Return what is in a directory of ours, a job's, a run's, or one of the two: files, runs, what is not ours."""
+    files, runs, foreign = [], [], []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            is_directory = entry.is_dir(follow_symlinks=False)
+            if job and is_directory and is_run_name(entry.name) and is_our_run(entry.path):
+                inner = survey(entry.path, False, True)
+                files += inner[0]
+                foreign += inner[2]
+                runs.append(entry.path)
+            elif not is_directory and (entry.name == LOCK or run and is_our_file(entry.name)):
+                files.append(entry.path)
+            else:
+                foreign.append(entry.path)
+    # The order in which they go: a run is one for as long as it has its journal, and a job while it has its lock.
+    return sorted(files, key=lambda file: (-file.count(SEP), not file.endswith(SEP + LOCK),
+                                           not file.endswith(SEP + JOURNAL))), runs, foreign
+
+
+def clear(path: str, job: bool, run: bool) -> "List[str]":
+    """Delete what we have made in a directory of ours, then the directory; return what stays, as it is not ours.
+
+    Several may delete the same one at once.
     """
-    for last in (False, False, False, True):
+    files, runs, foreign = survey(path, job, run)
+    for file in files:
         try:
-            name, parent_fd = platform.at(parent, path)
-            try:
-                return os.unlink(name, dir_fd=parent_fd)
-            except (IsADirectoryError, PermissionError) as error:  # EISDIR on Linux, EPERM by POSIX, EACCES on Windows
-                refused = error
-            try:
-                directory = platform.open_directory(path, parent)
-            except NotADirectoryError:
-                raise refused from None
-            try:
-                for inner in os.listdir(directory):
-                    delete_tree(inner, directory)
-            finally:
-                platform.close_directory(directory)
-            return os.rmdir(name, dir_fd=parent_fd)
+            os.unlink(file)
         except FileNotFoundError:
-            return
+            pass
+    for directory in runs + [path]:
+        try:
+            os.rmdir(directory)
         except OSError as error:
-            # A listing may miss files while somebody else deletes others.
-            if last or error.errno != errno.ENOTEMPTY:
+            if error.errno != errno.ENOENT and not foreign:
                 raise
+    return foreign
 
 
 def default_db_path() -> str:
@@ -2812,9 +2920,12 @@ def default_db_path() -> str:
 
 
 def make_directory(path: str, mode: int) -> None:
-    """Make a directory, if there is none."""
+    """Make a directory, and those that it is in, if there is none."""
     try:
         os.mkdir(path, mode)
+    except FileNotFoundError:
+        make_directory(os.path.dirname(path), 0o755)
+        make_directory(path, mode)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
@@ -2849,6 +2960,7 @@ class JobLock:
     def __init__(self, store: "Store", job_id: str, create: bool, queue_dir: str = "", wait: bool = True) -> None:
         self.wait = wait  # or else `fd` is -1 where somebody else has it
         self.path, self.create, self.job_id = queue_dir or store.job_dir(job_id), create, job_id
+        self.store, self.is_queue = store, bool(queue_dir)
         self.what = "%s %r" % ("queue" if queue_dir else "job", job_id)
         self.directory: "Any" = None
         self.fd, self.starting, self.taken = -1, False, False
@@ -2863,10 +2975,7 @@ class JobLock:
     def attempt(self) -> bool:
         """Take the lock; False if the job was removed meanwhile, so that the lock is of a deleted file."""
         if self.create:
-            try:
-                os.mkdir(self.path)
-            except FileExistsError:
-                pass
+            self.store.make_locked(self.path)
         try:
             self.directory = platform.open_directory(self.path)
         except FileNotFoundError:
@@ -2874,6 +2983,14 @@ class JobLock:
                 return False
             raise
         try:
+            if not self.is_queue and not is_our_job(self.path):
+                there = os.stat(self.path)
+                if platform.identity(self.directory) != (there.st_dev, there.st_ino):
+                    raise FileNotFoundError(errno.ENOENT, "it was removed while we looked", self.path)
+                if not self.create:
+                    raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
+                raise StoreError("%s was not made by nodejobs, so no job can have that id; choose another id, or "
+                                 "another directory with --db" % self.path, self.path)
             self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS if self.wait else 0.0)
             self.taken = self.fd >= 0
             if not self.taken and not self.wait:
@@ -2941,7 +3058,7 @@ class Spool:
 
     def __enter__(self) -> "Spool":
         if self.create:
-            make_directory(os.path.dirname(self.path), 0o777)
+            make_directory(os.path.dirname(self.path), 0o755)
             make_directory(self.path, platform.store_mode)
         try:
             self.directory = platform.open_directory(self.path)
@@ -3022,19 +3139,88 @@ class Spool:
 WAITING, DEPENDENT, STARTED = "waiting", "dependent", "started"
 
 
+class Watched:
+    """A run that is looked at again and again. Its journal stays open, so that its end is known even if somebody
+    removes it at once."""
+
+    def __init__(self, store: "Store", record: "JobRecord") -> None:
+        self.store, self.record, self.journal = store, record, -1
+        if record.status in ACTIVE:
+            try:
+                self.journal = platform.open(record.logdir + SEP + JOURNAL, os.O_RDONLY)
+            except OSError:
+                pass  # then its record is all that there is
+
+    def look(self) -> "Any":
+        """Return the record of that run and no other, as it is now or was at its end; None if nobody knows it now."""
+        found = self.store.again(self.record)
+        if found is None and self.journal >= 0:
+            state = fold(read_whole(self.journal))
+            if state.get("cookie") == self.record.cookie and state.get("status") in ENDED:
+                found = self.store.record_class.trusted(dict(self.record, **state))
+        return found
+
+    def close(self) -> None:
+        if self.journal >= 0:
+            os.close(self.journal)
+        self.journal = -1
+
+
 class Store:
     """Directories <-> records. It starts and signals nothing."""
 
-    def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord) -> None:
-        self.path, self.record_class = os.path.abspath(path), record_class
+    def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord, in_home: bool = False) -> None:
+        self.path, self.record_class, self.in_home = os.path.abspath(path), record_class, in_home
         self.kinds = {(key, kind) for key, field in record_class.fields.items() for kind in (*field.kinds, type(None))}
         self.blank = record_class.defaults()
 
     def make(self) -> None:
-        """Make the store's directory, for its owner only, if it is not there yet."""
+        """Make the store's directory, for its owner only, if it is not there yet; see that it is ours.
+
+        Raises StoreError.
+        """
         if not os.path.isdir(self.path):
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            if self.in_home and not platform.is_own_home(self.path):
+                raise StoreError("%s would be in the home directory of somebody else (is HOME that of another user, as "
+                                 "with sudo?); say where with --db DIR, Jobs(db_path=...) or NODEJOBS_DB, or use "
+                                 "sudo -H" % self.path, self.path)
             make_directory(self.path, platform.store_mode)
+        self.check_owner()
+
+    def check_owner(self) -> None:
+        """Raise StoreError unless nobody but our user can write to the store's directory, as ssh does for its keys."""
+        trusted = os.environ.get("NODEJOBS_TRUST_DB")
+        if trusted and os.path.realpath(trusted) == os.path.realpath(self.path):
+            return
+        try:
+            why, way = platform.distrust(self.path)
+        except FileNotFoundError:
+            return
+        if why:
+            raise StoreError("nothing is written to %s: %s, and who can write there could make you run or stop "
+                             "anything. Use --db %s, which nodejobs makes for you alone; or %s; or, if whoever may "
+                             "write there may act as you, set NODEJOBS_TRUST_DB=%s" % (
+                                 self.path, why, os.path.join(self.path, "nodejobs"),
+                                 way if way[:4] == "sudo" else "%s %s" % (way, self.path), self.path), self.path)
+
+    def make_locked(self, path: str) -> bool:
+        """Make a job's or queue's directory; False if there is something of that name.
+
+        It has its lock from the first moment on: that tells it from an empty directory of somebody's.
+        """
+        if os.path.lexists(path):
+            return False
+        fresh = "%s%s.new-%s" % (self.path, SEP, os.urandom(6).hex())
+        try:
+            os.mkdir(fresh, 0o755)
+            os.close(platform.open(fresh + SEP + LOCK, os.O_WRONLY | os.O_CREAT))
+            os.rename(fresh, path)
+            return True
+        except OSError as error:
+            self.sweep(fresh)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENOENT):
+                raise
+            return False
 
     def job_dir(self, job_id: str) -> str:
         return self.path + SEP + escape_id(job_id)
@@ -3045,20 +3231,22 @@ class Store:
     def job_dirs(self) -> "List[Tuple[str, str]]":
         """Return the ids that have a directory, with its path, sorted."""
         try:
-            names = os.listdir(self.path)
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries
+                         if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
-        ids = [(unescape_id(name), name) for name in names if name[0] != "."]
+        ids = [(unescape_id(name), name) for name in names]
         return sorted([(job_id, self.path + SEP + name) for job_id, name in ids if job_id is not None])
 
-    def runs(self, directory: "Any") -> "List[int]":
+    def runs(self, directory: str) -> "List[int]":
         """Return the numbers of the run directories in a job's directory, ascending."""
         try:
-            return sorted([int(name) for name in os.listdir(directory) if name.isdecimal() and len(name) < 10])
-        except OSError as error:
-            if error.errno in TOO_FEW:
-                raise
-            return []  # lost+found, for one, is no job, nor is a link to nowhere
+            with os.scandir(directory) as entries:
+                return sorted([int(entry.name) for entry in entries
+                               if is_run_name(entry.name) and entry.is_dir(follow_symlinks=False)])
+        except (FileNotFoundError, NotADirectoryError):
+            return []  # other errors say nothing about what is there
 
     def read(self, job_id: str, run: "Optional[int]" = None, holding: bool = False) -> "Any":
         """Return the record of a run, by default the newest; None if there is none.
@@ -3066,9 +3254,27 @@ class Store:
         `holding` says that the caller has the job's lock, so nobody else is starting it.
         """
         directory = self.job_dir(job_id)
+        if os.path.islink(directory) or run is not None and os.path.islink(self.run_dir(job_id, run)):
+            return None  # we make none
         if run is None:
             return self.read_newest(job_id, directory, holding)
         return self.read_run(job_id, directory, run, holding)
+
+    def again(self, record: "JobRecord", holding: bool = False) -> "Any":
+        """Return the record of the same run as it is now; None if that was removed.
+
+        Another run may have its number by now, but not its cookie.
+        """
+        found = self.read(record.self_id, record.run, holding)
+        return found if found is not None and found.cookie in (record.cookie, None) else None
+
+    def unreadable(self, job_id: str, directory: str, error: OSError) -> "Any":
+        """Return a record that says so of a job whose directory may not be read; None if that is not ours."""
+        if os.stat(directory).st_uid != os.stat(self.path).st_uid:
+            return None  # such as lost+found
+        return self.record_class.trusted(dict(
+            self.blank, self_id=job_id, dirname=directory.rpartition(SEP)[2], status=None,
+            error="its directory cannot be read: %s" % error.strerror))
 
     def read_newest(self, job_id: str, directory: str, holding: bool = False) -> "Any":
         runs, before = self.runs(directory), None
@@ -3089,6 +3295,10 @@ class Store:
             state = self.resolve(state, logdir, holding)
             if state is None:
                 return None
+        elif state.get("left_behind"):
+            here = state.get("boot_id") == platform.boot_id()
+            left = platform.remaining(processes_of(state), dict(state["left_behind"])) if here else {}
+            state["left_behind"] = [[pid, left[pid]] for pid in sorted(left)] or None
         record = self.record_class.trusted(self.blank)
         stdout_path = logdir + SEP + STDOUT_LOG
         state.update({"self_id": job_id, "run": run, "dirname": directory.rpartition(SEP)[2], "logdir": logdir,
@@ -3108,6 +3318,8 @@ class Store:
             state = {"error": "its journal cannot be read: %s" % error.strerror}
             if error.errno not in NOT_OURS:
                 state["status"] = None
+            elif not os.path.lexists(logdir + SEP + LOCK):
+                return None
             return state
         if not journal or b"\n" not in journal:
             if not os.path.lexists(logdir + SEP + LOCK) and (journal is None or os.path.isfile(path)):
@@ -3144,7 +3356,7 @@ class Store:
 
     def resolve(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Optional[Dict[str, Any]]":
         """Find out about a run whose journal tells no end: is it active, or has it been left without one?"""
-        job_lock = os.path.dirname(logdir) + SEP + LOCK
+        job_lock, lives, unseen = os.path.dirname(logdir) + SEP + LOCK, False, None
         while state.get("status") != QUEUED:
             # In this order: the job's lock is dropped after the run's is taken and the start's outcome is
             # written, the run's lock after the end is. So if the journal has not changed after both were
@@ -3156,11 +3368,13 @@ class Store:
             except OSError as error:
                 if error.errno in TOO_FEW:
                     raise
+                unseen = "whether it runs cannot be known: its lock cannot be read: %s" % error.strerror
                 if error.errno in NOT_OURS:
                     monitored = False
-                    break
-                state.setdefault("error", "its lock cannot be read: %s" % error.strerror)
-                break
+            # Locks are the owner's. Others go by the processes, the monitor's too: it may be about to write the end.
+            lives = not monitored and (self.is_alive(state) or monitored is None and (
+                state.get("boot_id") == platform.boot_id()
+                and platform.start_time(state.get("monitor_pid") or 0) == state.get("monitor_start", -1)))
             again = self.state(logdir)
             if again is None or again.get("status") in ENDED:
                 return again
@@ -3181,10 +3395,11 @@ class Store:
                 return state
             status = FAILED_START
             state.setdefault("error", "nodejobs was killed while it started the job; the command never ran")
-        elif self.is_alive(state):
+        elif lives:
             status = STOPPING if status == STOPPING else RUNNING
         elif monitored is None or status is None and "status" in state:
             status = None  # who may not read cannot know
+            state.setdefault("error", unseen)
         else:
             status = LOST
             state.setdefault("error", "how it ended is unknown: its monitor was killed, the machine went down or "
@@ -3212,9 +3427,9 @@ class Store:
         The directory is a handle, to be closed. It is ours, so nobody can plant anything in it. `enqueue` is called
         with the number before there is a journal, that is, before there is such a run.
         """
-        run = max(self.runs(lock.directory) or [0]) + 1
+        run = max(self.runs(lock.path) or [0]) + 1
         name, parent = platform.at(lock.directory, "%06d" % run)
-        os.mkdir(name, dir_fd=parent)
+        os.mkdir(name, 0o755, dir_fd=parent)
         directory = platform.open_directory("%06d" % run, lock.directory)
         try:
             if not platform.is_ours(directory):
@@ -3233,7 +3448,7 @@ class Store:
         except BaseException:
             platform.close_directory(directory)
             if enqueue is not None:
-                self.discard("%06d" % run, lock.directory)  # it leaves its queue: nobody would start it
+                self.discard(self.run_dir(lock.job_id, run))  # it leaves its queue: nobody would start it
             raise
         return run, directory
 
@@ -3268,7 +3483,7 @@ class Store:
 
     def lock_queue(self, queue: "Optional[str]", create: bool, wait: bool = True) -> JobLock:
         if create:
-            make_directory(self.path + SEP + QUEUES, 0o777)
+            make_directory(self.path + SEP + QUEUES, 0o755)
         return JobLock(self, queue or "-", create, self.queue_dir(queue), wait)
 
     def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
@@ -3317,7 +3532,7 @@ class Store:
     def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str) -> None:
         """Give a run a place in a locked queue."""
         text = "/".join(logdir.split(SEP)[-2:]) + "\n"
-        write_new(lock.directory, "%09d-%s.%s" % ticket, 0o666, text.encode())
+        write_new(lock.directory, "%09d-%s.%s" % ticket, 0o644, text.encode())
 
     def move_ticket(self, lock: JobLock, ticket: "Ticket", to: "Ticket") -> None:
         path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
@@ -3340,26 +3555,33 @@ class Store:
             if error.errno not in NOT_OURS:
                 raise
 
-    def discard(self, name: str, parent: "Any" = None) -> None:
-        """Delete a job's directory, or a run's in that (`parent`); for readers it vanishes whole and at once."""
+    def discard(self, path: str, job: bool = False) -> "List[str]":
+        """Delete a job's directory, or a run's or queue's; return the paths that stay, as we did not make them.
+
+        Where there are none, it vanishes whole and at once for readers.
+        """
+        if survey(path, job, not job)[2]:
+            return clear(path, job, not job)
         hidden = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())
-        platform.move(name, parent, hidden)
+        platform.move(path, None, hidden)
         try:
-            delete_tree(hidden)
+            return clear(hidden, job, not job)
         except OSError as error:
             # Something in it is open, as the job's lock is: Windows keeps that, NFS and FUSE under another name.
             # The next sweep deletes it.
             if getattr(error, "winerror", 0) not in (5, 32, 145) and error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
                 raise
+            return []
 
-    def sweep(self) -> None:
-        """Delete what a `discard` that was killed has left."""
-        for name in os.listdir(self.path):
-            if name.startswith(".removed-"):
+    def sweep(self, *paths: str) -> None:
+        """Delete what somebody has left who was killed as he made or removed a job; by default all such."""
+        for path in paths or [self.path + SEP + name for name in os.listdir(self.path)]:
+            kind, _, number = os.path.basename(path).partition("-")
+            if kind in (".removed", ".new") and len(number) == 12 and not number.strip("0123456789abcdef"):
                 try:
-                    delete_tree(self.path + SEP + name)
+                    clear(path, True, True)
                 except OSError:
-                    pass  # somebody else is deleting it too, or it is not ours to delete
+                    pass  # somebody else is deleting it too
 
 
 # ------ 5. monitor ------
@@ -3723,7 +3945,7 @@ def await_command(run: "Run", held: "Tuple[Any, ...]", order: "Dict[str, Any]", 
                 stopper = -1
             if stopper <= 0:
                 try:
-                    platform.end_tree(run, {}, signal.SIGTERM, order["grace"])
+                    platform.end_trees([(run, {})], signal.SIGTERM, order["grace"])
                 finally:
                     if stopper == 0:
                         os._exit(0)
@@ -4002,7 +4224,7 @@ class Jobs:
         if not path:
             raise SchemaError("the directory of the jobs is empty text; name one, or leave it out for the default")
         with Translate("find", path):
-            self.store = Store(path, self.record_class)
+            self.store = Store(path, self.record_class, db_path is None and not os.environ.get("NODEJOBS_DB"))
         self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
     def _reap(self) -> None:
         """Wait for monitors that became our children, which happens where we are PID 1 of a container."""
@@ -4025,8 +4247,8 @@ class Jobs:
         startsecs  watch it for so many seconds, and return the moment it ends; with 0, return as soon as
                    its exec is known to have succeeded. A shell that ends with 126 or 127 within this time
                    could not start what it was given: failed_start
-        fresh_for  if the last run finished with success within so many seconds, or is queued or runs now,
-                   return that record and start nothing
+        fresh_for  if the last run was of the same command (and in `cwd`, where that is given), and finished with
+                   success within so many seconds, or is queued or runs now, return its record and start nothing
         timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed
         merge      send its stderr to stdout.log too, in order
         max_log    bytes that its logs may take together: the oldest output is dropped for the newest
@@ -4077,16 +4299,17 @@ class Jobs:
                 job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
             try:
                 if entry["status"] == QUEUED:
-                    record = self._enqueue(job_id, entry, launch, fresh_for, slots, first)
+                    record = self._enqueue(job_id, entry, launch, fresh_for, cwd is not None, slots, first)
                 else:
-                    record = self._run_now(job_id, entry, launch, fresh_for)
+                    record = self._run_now(job_id, entry, launch, fresh_for, cwd is not None)
             except (OSError, NodejobsError):
                 self.start_due()  # others may have waited for what could not be started, or for a lock that we had
                 raise
             if record.cookie != entry["cookie"]:
                 self._say("%s is fresh: %s" % (job_id, record.status))
                 self.start_due()
-                record = self.store.read(job_id, record.run) or record
+                record = self.store.again(record) or record
+                record["fresh"] = True
                 self._place([record])
                 return record
             if record.status != QUEUED:
@@ -4102,10 +4325,10 @@ class Jobs:
         return record
 
     def _run_now(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]",
-                 fresh_for: "Optional[float]") -> "Any":
+                 fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
         """Start a run; return its record, or the one that makes it needless."""
         with JobLock(self.store, job_id, create=True) as lock:
-            last = self._needless(lock, fresh_for)
+            last = self._needless(lock, entry, fresh_for, same_cwd)
             if last is not None:
                 return last
             run, directory = self.store.new_run(lock, entry)
@@ -4114,10 +4337,11 @@ class Jobs:
             finally:
                 platform.close_directory(directory)
 
-    def _needless(self, lock: JobLock, fresh_for: "Optional[float]") -> "Any":
+    def _needless(self, lock: JobLock, entry: "Dict[str, Any]", fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
         """Return the record that makes another run of the locked job needless, if there is one."""
         last = self.store.read(lock.job_id, holding=True)
-        if last is not None and fresh_for is not None and (not last.ended or self._is_fresh(last, fresh_for)):
+        if last is not None and fresh_for is not None and last.command == entry["command"] and (
+                not same_cwd or last.cwd == entry["cwd"]) and (not last.ended or self._is_fresh(last, fresh_for)):
             return last
         if last is not None and last.status is None:
             raise StoreError("not started: nobody can tell whether %r still runs, %s; run it as the user who "
@@ -4132,7 +4356,7 @@ class Jobs:
         return [[record.self_id, record.run, record.cookie] for record in records]
 
     def _enqueue(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]", fresh_for: "Optional[float]",
-                 slots: "Optional[int]", first: bool) -> "Any":
+                 same_cwd: bool, slots: "Optional[int]", first: bool) -> "Any":
         """Queue a run, and start it if it is due; return its record."""
         import marshal
         if entry["cwd"] is None:
@@ -4143,7 +4367,7 @@ class Jobs:
         with Spool(self.store, create=True, user=entry["user"]) as spool, \
                 self.store.lock_queue(queue, create=True) as line:
             with JobLock(self.store, job_id, create=True) as lock:
-                record = self._needless(lock, fresh_for)
+                record = self._needless(lock, entry, fresh_for, same_cwd)
                 if record is not None:
                     return record
                 if slots is not None and slots != self.store.queue_state(queue)["slots"]:
@@ -4167,8 +4391,7 @@ class Jobs:
                     raise
                 record = self.store.read(job_id, run, holding=True)
         problem = self.start_due().get(cookie)
-        after = self.store.read(job_id, run)
-        record = after if after is not None and after.cookie == cookie else record  # somebody has removed it
+        record = self.store.again(record) or record  # somebody has removed it
         if record.status == QUEUED and problem:
             record["error"] = problem
         return record
@@ -4184,6 +4407,7 @@ class Jobs:
         while again:  # what cannot be started has ended, and others may wait for that
             again = False
             try:
+                self.store.check_owner()
                 with Spool(self.store) as spool:
                     cookies = spool.cookies()
                     for queue in self.store.queue_names():
@@ -4260,7 +4484,7 @@ class Jobs:
                     record = self._start_queued(record, line, its_spool, ticket, never)
             except (OSError, ImportError, NodejobsError) as error:
                 problems[cookie] = "cannot start %s: %s" % (record.self_id, error)
-                record = self.store.read(record.self_id, record.run)
+                record = self.store.again(record)
                 if (record is None or not record.ended) and (type(error) in (NodejobsError, ImportError)
                                                              or getattr(error, "errno", 0) in SHORTAGES):
                     break  # it is our own trouble, and no reason to change the order
@@ -4289,8 +4513,8 @@ class Jobs:
         """Start a run from its locked queue, or end it because it can `never` be; return its record."""
         import marshal
         with JobLock(self.store, record.self_id, create=False) as lock:
-            before, record = record, self.store.read(record.self_id, record.run, holding=True)
-            if record is None or record.cookie != before.cookie or record.status != QUEUED:
+            record = self.store.again(record, holding=True)
+            if record is None or record.status != QUEUED:
                 return None  # somebody has stopped or removed it
             directory = platform.open_directory("%06d" % record.run, lock.directory)
             try:
@@ -4332,11 +4556,12 @@ class Jobs:
                         places[queue] = self._places(queue)
                 if cookie in places[queue]:
                     record["position"] = places[queue][cookie] if queue is not None else None
-                elif getattr(self.store.read(record.self_id, record.run), "status", None) == QUEUED:
+                elif getattr(self.store.again(record), "status", None) == QUEUED:
                     record["error"] = "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue)
-                others = [self.store.read(job_id, run) for job_id, run, _ in
+                others = [(self.store.read(job_id, run), cookie) for job_id, run, cookie in
                           (record.after or []) + (record.after_ok or [])]
-                record["waits_for"] = [other.self_id for other in others if other is not None and not other.ended]
+                record["waits_for"] = [other.self_id for other, cookie in others
+                                       if other is not None and not other.ended and other.cookie in (cookie, None)]
 
     def _places(self, queue: "Optional[str]") -> "Dict[str, int]":
         """Return {cookie: how many of a queue wait before it, and it}."""
@@ -4394,6 +4619,7 @@ class Jobs:
 
         Raises UnknownJob if there is no such job, NodejobsError if it is in no queue any more.
         """
+        self.store.check_owner()
         record = known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("write to", self.db_path):
             if record.status == QUEUED and record.queue is not None:
@@ -4438,11 +4664,8 @@ class Jobs:
         program = "".join([char for char in program if char in PLAIN]).strip(".-")[:40] or "job"
         while True:
             job_id = program + "-" + "".join(["abcdefghijkmnpqrstuvwxyz23456789"[byte % 32] for byte in os.urandom(4)])
-            try:
-                os.mkdir(self.store.job_dir(job_id))
+            if self.store.make_locked(self.store.job_dir(job_id)):
                 return job_id
-            except FileExistsError:
-                pass
 
     def _is_fresh(self, record: "JobRecord", fresh_for: float) -> bool:
         ended_at = epoch_time(record.ended_at)
@@ -4520,33 +4743,37 @@ class Jobs:
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
 
     def _forget_old_runs(self, lock: JobLock, keep: int) -> None:
-        for run in self.store.runs(lock.directory)[:-keep]:
+        for run in self.store.runs(lock.path)[:-keep]:
             try:
                 record = self.store.read(lock.job_id, run, holding=True)
-                if record is None or record.ended:
-                    self.store.discard("%06d" % run, lock.directory)
+                path = self.store.run_dir(lock.job_id, run)
+                if record.ended and not record.left_behind if record is not None else is_our_run(path):
+                    self.store.discard(path)
             except OSError as error:  # no reason to fail the new run
                 self._say("cannot remove run %d of %s: %s" % (run, lock.job_id, error))
 
-    def _await(self, record: "Any", deadline: float) -> "Any":
-        """Wait until the run has ended or the deadline; return its record then, None if it was removed."""
+    def _await(self, record: "Any", deadline: float, watched: "Optional[Watched]" = None) -> "Any":
+        """Wait until the run has ended or the deadline; return its record then, None if it was removed unseen."""
         pause, next_look = POLL_SECONDS, 0.0
-        while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
-            if record.status == QUEUED:
-                if time.monotonic() >= next_look:
-                    self.start_due()  # whoever waits for it sees to it that it comes to its turn
-                    next_look = time.monotonic() + 1.0
-                time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
-                pause = min(1.1 * pause, FOLLOW_SECONDS)
-            elif record.last_pid is None:
-                time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
-            elif record.monitored:
-                here = record.boot_id == platform.boot_id()
-                platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, deadline)
-            else:
-                platform.await_command(processes_of(record), deadline)
-            again = self.store.read(record.self_id, record.run)
-            record = again if again is not None and again.cookie == record.cookie else None
+        watched = watched or Watched(self.store, record)
+        try:
+            while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
+                if record.status == QUEUED:
+                    if time.monotonic() >= next_look:
+                        self.start_due()  # whoever waits for it sees to it that it comes to its turn
+                        next_look = time.monotonic() + 1.0
+                    time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
+                    pause = min(1.1 * pause, FOLLOW_SECONDS)
+                elif record.last_pid is None:
+                    time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
+                elif record.monitored:
+                    here = record.boot_id == platform.boot_id()
+                    platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, deadline)
+                else:
+                    platform.await_command(processes_of(record), deadline)
+                record = watched.look()
+        finally:
+            watched.close()
         return record
 
     def _say(self, text: str) -> None:
@@ -4573,7 +4800,10 @@ class Jobs:
         found = JobRecordDict()
         with Translate("read", self.db_path):
             for job_id, directory in self.store.job_dirs():
-                record = self.store.read_newest(job_id, directory)
+                try:
+                    record = self.store.read_newest(job_id, directory)
+                except PermissionError as error:
+                    record = self.store.unreadable(job_id, directory, error)
                 if record is not None and (not wanted or wanted.matches(record)):
                     found[job_id] = record
             self._place(found.values())
@@ -4592,91 +4822,143 @@ class Jobs:
         check_seconds("timeout", timeout)
         with Translate("read", self.db_path):
             record = self.store.read(job_id)
-            record = self._await(record, time.monotonic() + (float("inf") if timeout is None else timeout))
+            if record is not None:
+                record = self._await(record, time.monotonic() + (float("inf") if timeout is None else timeout))
             if record is not None:
                 self._place([record])
         self._reap()
         return record
 
-    def stop(self, job_id: str, grace: float = GRACE, signal: "Union[str, int]" = "TERM") -> "Any":
+    def stop(self, job_id: "Union[str, Sequence[str]]", grace: float = GRACE, signal: "Union[str, int]" = "TERM",
+             ) -> "Any":
         """End all processes of a job: ask them by the signal, kill what is left after `grace` seconds.
 
-        Returns the moment the last one is gone, with the record; None if there is no such job. Of a job
-        that has ended, it ends what its newest run has left in the background, if anything.
+        Returns the moment the last one is gone, with the record; None if there is no such job. What earlier runs have
+        left in the background is ended too: see record.ended_pids. Of a list of jobs those that are queued never start,
+        the others end at the same time, and it returns a list.
         Raises CannotStop, with the pids, if something could not be ended.
         """
+        results = self._stop([job_id] if isinstance(job_id, str) else job_id, grace, signal)
+        for result in results.values():
+            if isinstance(result, NodejobsError):
+                raise result
+        return results[job_id] if isinstance(job_id, str) else [results[each] for each in job_id]
+
+    def _stop(self, ids: "Sequence[str]", grace: float, signal: "Union[str, int]") -> "Dict[str, Any]":
+        """Stop jobs; return for each its record, None if it is not there, or the error that it came to."""
         check_seconds("grace", grace)
         number = signal_number(signal)
         stopped_by = "%s, pid %d" % (platform.user(), os.getpid())
-        with Translate("read", self.db_path):
-            record = self.store.read(job_id)
-            deadline = time.monotonic() + LOCK_SECONDS
-            while record is not None and record.status in (QUEUED, STARTING):
-                if record.status == QUEUED:
-                    record = self._stop_queued(record, stopped_by)
-                    continue
-                if time.monotonic() > deadline:
-                    raise CannotStop(record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
-                time.sleep(POLL_SECONDS)
-                record = self.store.read(job_id, record.run)
-        if record is None:
-            return None
+        self.store.check_owner()
+        results: "Dict[str, Any]" = {}
+        for act in self._read_to_stop, self._stop_queued, self._await_start:  # the end of one would start another
+            for job_id in dict.fromkeys(ids):
+                try:
+                    with Translate("read", self.db_path):
+                        if not isinstance(results.get(job_id), NodejobsError):
+                            results[job_id] = act(results.get(job_id, job_id), stopped_by)
+                except NodejobsError as error:
+                    results[job_id] = error
+        targets: "List[Tuple[str, Watched, Members]]" = []
+        for job_id, record in results.items():
+            try:
+                if isinstance(record, JobRecord):
+                    runs = self._to_end(record)
+                    if record.status == RUNNING:
+                        self._note_stop(record, signal_name(number), stopped_by)
+                    targets += [(job_id, Watched(self.store, each), dict(each.left_behind or ())) for each in runs]
+            except FileNotFoundError:
+                results[job_id] = None  # it has ended and was removed meanwhile
+            except NodejobsError as error:
+                results[job_id] = error
+        try:
+            with Translate("stop a job of", self.db_path):
+                left = platform.end_trees([(processes_of(watched.record), members)
+                                           for _, watched, members in targets], number, grace)
+            for (job_id, watched, members), pids in zip(targets, left):
+                record = watched.record
+                try:
+                    if pids:
+                        raise CannotStop(record, pids, "these processes outlived even SIGKILL, or belong to another "
+                                                       "user (`sudo kill` ends those): %s" % ", ".join(map(str, pids)))
+                    if record is results[job_id]:
+                        results[job_id] = self._stopped(record, watched)
+                    if record.ended and members and isinstance(results[job_id], JobRecord):
+                        results[job_id]["ended_pids"] = (results[job_id].ended_pids or []) + sorted(members)
+                except NodejobsError as error:
+                    results[job_id] = error
+        finally:
+            for _, watched, _ in targets:
+                watched.close()
+        self.start_due()
+        return results
+
+    def _read_to_stop(self, job_id: str, stopped_by: str) -> "Any":
+        return self.store.read(job_id)
+
+    def _await_start(self, record: "Any", stopped_by: str) -> "Any":
+        """Wait until a run has been started; return its record."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while record is not None and record.status in (QUEUED, STARTING):
+            if time.monotonic() > deadline:
+                raise CannotStop(record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
+            time.sleep(POLL_SECONDS)
+            record = self._stop_queued(self.store.again(record), stopped_by)
+        return record
+
+    def _to_end(self, record: "Any") -> "List[Any]":
+        """Return the records of those runs of a job that may have processes, the newest, which is given, first."""
         if not record.ended and None in (record.last_pid, record.cookie):
             raise CannotStop(record, [], "its processes are not known: %s; "
                                          "look for NODEJOBS_ID=%s in the environments that `ps axeww` shows"
-                             % (record.error, printable(job_id)))
-        if record.last_pid is None or record.cookie is None:
-            return record
-        if record.boot_id != platform.boot_id():
-            if record.ended:
-                return record  # whatever it left went down with that boot
+                             % (record.error, printable(record.self_id)))
+        if not record.ended and record.boot_id != platform.boot_id():
             raise CannotStop(record, [record.last_pid], "it runs on another machine or in another pid namespace (%s); "
                                                         "stop it there" % record.host)
-        if record.status == RUNNING:
-            try:
-                self.store.append(job_id, record.run, {"status": STOPPING, "stop_signal": signal_name(number),
-                                                       "stopped_by": stopped_by}, record.cookie)
-            except FileNotFoundError:
-                return None  # it has ended and was removed meanwhile
-            except OSError as error:
-                # A full disk is a reason to stop what fills it, not to let it run; only the status will
-                # then say "failed" (by that signal) and not "stopped".
-                self._say("cannot note the stop of %s: %s" % (job_id, error))
-        pairs = [pair for pair in record.left_behind or () if isinstance(pair, list) and len(pair) == 2
-                 and isinstance(pair[0], int)]
-        left_behind = {pid: start for pid, start in pairs}
-        with Translate("stop a job of", self.db_path):
-            left = platform.end_tree(processes_of(record), left_behind, number, grace)
-        if left:
-            raise CannotStop(record, left, "these processes outlived even SIGKILL, or belong to another user: %s"
-                             % ", ".join([str(pid) for pid in left]))
-        self._say("%s: stopped" % job_id)
+        older = [each for each in self.history(record.self_id)
+                 if each.run < record.run and (each.left_behind or each.status == LOST)]
+        return [each for each in [record] + older
+                if each.boot_id == platform.boot_id() and None not in (each.last_pid, each.cookie)]
+
+    def _note_stop(self, record: "Any", signal: str, stopped_by: str) -> None:
+        try:
+            self.store.append(record.self_id, record.run, {"status": STOPPING, "stop_signal": signal,
+                                                           "stopped_by": stopped_by}, record.cookie)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            # A full disk is a reason to stop what fills it, not to let it run; only the status will
+            # then say "failed" (by that signal) and not "stopped".
+            self._say("cannot note the stop of %s: %s" % (record.self_id, error))
+
+    def _stopped(self, record: "Any", watched: Watched) -> "Any":
+        """Return the record of a run whose tree was ended, when its monitor has written that down."""
+        self._say("%s: stopped" % record.self_id)
         if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of the job: it ends after us
-            return self.get_status(job_id, record.run)
+            return self.store.again(record)
         with Translate("write to", self.db_path):
-            # The tree is gone, so the monitor is writing the end. Where there is none, nobody knows the exit code.
-            after = self._await(self.store.read(job_id, record.run), time.monotonic() + KILL_SECONDS)
+            # Where there is no monitor, nobody knows the exit code.
+            after = self._await(record, time.monotonic() + KILL_SECONDS, watched)
             monitor = record.monitor_pid or 0
             trying = (platform.start_time(monitor) == record.monitor_start
                       and platform.cookie_of(monitor) in (None, MONITOR_COOKIE))
             if after is not None and after.status == LOST and not trying:  # a monitor that lives will write the end yet
-                self.store.append(job_id, record.run, {
+                self.store.append(record.self_id, record.run, {
                     "status": STOPPED, "ended_at": iso_time(time.time()),
                     "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
-                after = self.store.read(job_id, record.run)
+                after = self.store.again(record)
             if after is not None and after.status in ACTIVE and platform.is_command(processes_of(after)):
                 raise CannotStop(after, [after.last_pid], "its command, pid %d, lives on" % after.last_pid)
-        self.start_due()
         return after
 
     def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
-        """End a queued run, unless it has been started meanwhile; return its record."""
+        """End a run if it is queued, unless it has been started meanwhile; return its record."""
+        if record is None or record.status != QUEUED:
+            return record
         try:
             with Spool(self.store, user=record.user) as spool, self.store.lock_queue(
                     record.queue, create=True) as line, JobLock(self.store, record.self_id, create=False):
-                before, record = record, self.store.read(record.self_id, record.run, holding=True)
-                if record is not None and record.cookie != before.cookie:
-                    record = None
+                record = self.store.again(record, holding=True)
                 if record is not None and record.status == QUEUED:
                     record = self._end_queued(record, spool, {
                         "status": STOPPED, "stopped_by": stopped_by, "error": "it was stopped before it was started"})
@@ -4685,7 +4967,6 @@ class Jobs:
                             self.store.drop_ticket(line, ticket, spool)
         except FileNotFoundError:
             record = None
-        self.start_due()
         return record
 
     def job_logs(self, job_id: str, run: "Optional[int]" = None) -> "Tuple[str, str]":
@@ -4786,25 +5067,28 @@ class Jobs:
         Between two looks it costs next to nothing: the journal is read when it has grown, else once a second.
         """
         size, next_look = -1, 0.0
-        while True:
-            try:
-                grown = os.stat(record.logdir + SEP + JOURNAL).st_size
-            except OSError:
-                grown = -1
-            if grown != size or time.monotonic() >= next_look:
-                size, next_look = grown, time.monotonic() + 1.0
-                with Translate("read", self.db_path):
-                    again = self.store.read(record.self_id, record.run)
-                if again is None or again.cookie != record.cookie:
+        watched = Watched(self.store, record)
+        try:
+            while True:
+                try:
+                    grown = os.stat(record.logdir + SEP + JOURNAL).st_size
+                except OSError:
+                    grown = -1
+                if grown != size or time.monotonic() >= next_look:
+                    size, next_look = grown, time.monotonic() + 1.0
+                    with Translate("read", self.db_path):
+                        record = watched.look()
+                    if record is None:
+                        return
+                    if record.status == QUEUED:
+                        self.start_due()
+                if record.status not in ACTIVE:
+                    yield record, True
                     return
-                record = again
-                if record.status == QUEUED:
-                    self.start_due()
-            if record.status not in ACTIVE:
-                yield record, True
-                return
-            yield record, False
-            time.sleep(poll_interval)
+                yield record, False
+                time.sleep(poll_interval)
+        finally:
+            watched.close()
 
     def sse(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
             poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
@@ -4858,14 +5142,18 @@ class Jobs:
     def history(self, job_id: str) -> "List[Any]":
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
         with Translate("read", self.db_path):
-            records = [self.store.read(job_id, run) for run in self.store.runs(self.store.job_dir(job_id))]
+            directory = self.store.job_dir(job_id)
+            runs = [] if os.path.islink(directory) else self.store.runs(directory)
+            records = [self.store.read(job_id, run) for run in runs]
         return [record for record in records if record is not None]
 
     def remove(self, job_id: str) -> "Any":
         """Delete a job, all its runs and logs; return the record of its newest run.
 
-        A queued one leaves its queue. Raises UnknownJob if there is none, JobRunning if it runs.
+        A queued one leaves its queue. Raises UnknownJob if there is none, JobRunning if it runs, or if something that
+        one of its runs has left in the background does. What nodejobs has not made stays: see record.foreign.
         """
+        self.store.check_owner()
         record = known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("remove from", self.db_path):
             try:
@@ -4873,9 +5161,10 @@ class Jobs:
                     self._stop_queued(record, "%s, pid %d" % (platform.user(), os.getpid()))
                 with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
-                    if not record.ended:
-                        raise JobRunning(record, "not removed")
-                    self.store.discard(lock.path)
+                    for each in [record, *self._runs_of(lock)]:
+                        if not each.ended or each.left_behind:
+                            raise JobRunning(each, "not removed")
+                    record["foreign"] = self.store.discard(lock.path, job=True) or None
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
@@ -4889,7 +5178,8 @@ class Jobs:
         older_than  those that ended more than so many seconds ago
         keep        those beyond so many newest runs of each job (0: all that have ended)
         filter      only of jobs whose newest record matches, as in list_status
-        With neither of the first two, what is beyond the `keep` of this Jobs. Active runs always stay.
+        With neither of the first two, what is beyond the `keep` of this Jobs. What is active always stays, and so does
+        a run of which something still runs in the background, and what nodejobs has not made (see record.foreign).
         """
         check_seconds("older_than", older_than)
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 0):
@@ -4897,6 +5187,7 @@ class Jobs:
         if keep is None and older_than is None:
             keep = self.keep
         removed: "List[Any]" = []
+        self.store.check_owner()
         with Translate("remove from", self.db_path):
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
@@ -4911,6 +5202,8 @@ class Jobs:
                         self._serve(queue, line, spool, set(), {})
                         state = self.store.queue_state(queue)
                         if not self.store.tickets(queue) and (state["slots"], state["paused"]) == (SLOTS, False):
+                            if os.path.lexists(line.path + SEP + "again"):
+                                os.unlink(line.path + SEP + "again")
                             self.store.discard(line.path)  # it is as good as a new one
                 except (OSError, ImportError, NodejobsError) as error:
                     self._say("cannot tidy up the queue %s: %s" % (queue, error))
@@ -4928,19 +5221,25 @@ class Jobs:
             age = min(age, time.monotonic() - record.started_clock - record.duration)
         return age
 
+    def _runs_of(self, lock: JobLock) -> "List[Any]":
+        """Return the records of all runs of a locked job, the oldest first."""
+        records = [self.store.read(lock.job_id, run, holding=True) for run in self.store.runs(lock.path)]
+        return [record for record in records if record is not None]
+
     def _prune_job(self, lock: JobLock, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
-        records = [self.store.read(lock.job_id, run, holding=True) for run in self.store.runs(lock.directory)]
-        records = [record for record in records if record is not None]
+        records = self._runs_of(lock)
         doomed = []
         for newer, record in enumerate(reversed(records)):
             old = older_than is not None and self._age(record) > older_than
-            if record.ended and (old or keep is not None and newer >= keep):
+            if record.ended and not record.left_behind and (old or keep is not None and newer >= keep):
                 doomed.append(record)
         if len(doomed) == len(records):
-            self.store.discard(lock.path)
+            foreign = self.store.discard(lock.path, job=True)
+            if doomed:
+                doomed[0]["foreign"] = foreign or None
         else:
             for record in doomed:
-                self.store.discard("%06d" % record.run, lock.directory)
+                record["foreign"] = self.store.discard(record.logdir) or None
         return doomed
 
 
@@ -5076,6 +5375,8 @@ def command_text(command: "Any") -> str:
 def state_of(record: JobRecord) -> str:
     """Say a record's status, and whether the command is suspended, or what it waits for."""
     text = str(record.status or "unknown") + (", suspended" if record.suspended else "")
+    if record.ended and record.left_behind:
+        text += ", %d left behind" % len(record.left_behind)
     if record.waits_for:
         text += ", after " + ", ".join(record.waits_for)
     elif record.position:
@@ -5245,58 +5546,58 @@ def complain_of(jobs: Jobs, *unknown: str) -> int:
     return EXIT_ERROR if unknown else 0
 
 
-def wait_with_bar(jobs: Jobs, job_id: str, timeout: "Optional[float]") -> "Any":
-    """Wait as Jobs.wait does; where stderr is a terminal, and the usual duration known, draw the progress there."""
-    record = jobs.get_status(job_id) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
-    usual = None if record is None else usual_of(jobs, record)
-    if record is None or usual is None:
-        return jobs.wait(job_id, timeout)
-    deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-    try:
-        while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
-            name, room = printable(job_id), terminal_width(sys.stderr) - 1
-            text = "%s: %s" % (fit(name, min(width_of(name), 30, room // 3)), progress(record, usual))
-            write(sys.stderr, "\r" + fit(text, room).rstrip() + "\033[K", end="")
+def wait_with_bar(jobs: Jobs, record: JobRecord, deadline: float) -> "Any":
+    """Wait for the end of a run; where stderr is a terminal, and the usual duration known, draw the progress there."""
+    usual = usual_of(jobs, record) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
+    with Translate("read", jobs.db_path):  # not jobs.wait, which would take a newer run for this one
+        if usual is None:
+            after = jobs._await(record, deadline)
+            jobs._place([after] if after is not None else ())
+            return after
+        name, after = printable(record.self_id), record
+        try:
+            while after is not None and after.status in ACTIVE and time.monotonic() < deadline:
+                room = terminal_width(sys.stderr) - 1
+                text = "%s: %s" % (fit(name, min(width_of(name), 30, room // 3)), progress(after, usual))
+                write(sys.stderr, "\r" + fit(text, room).rstrip() + "\033[K", end="")
+                sys.stderr.flush()
+                after = jobs._await(after, min(time.monotonic() + 1, deadline))
+        finally:
+            sys.stderr.write("\r\033[K")
             sys.stderr.flush()
-            with Translate("read", jobs.db_path):  # not jobs.wait, which would go on to a newer run
-                record = jobs._await(record, min(time.monotonic() + 1, deadline))
-    finally:
-        sys.stderr.write("\r\033[K")
-        sys.stderr.flush()
-    return record
+        return after
 
 
-def wait_for(jobs: Jobs, ids: "Sequence[str]", timeout: "Optional[float]", as_json: bool) -> int:
-    """Wait for jobs and show them; return the first code that is not 0."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    records: "List[JobRecord]" = []
-    missing = [job_id for job_id in ids if jobs.get_status(job_id) is None]
-    code = complain_of(jobs, *missing)  # now, not after hours of waiting for another
+def wait_for(jobs: Jobs, records: "Sequence[JobRecord]", timeout: "Optional[float]", as_json: bool, code: int,
+             several: bool) -> int:
+    """Wait for runs and show them; return the first code that is not 0, the given one first."""
+    deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+    ended: "List[JobRecord]" = []
     try:
-        for job_id in [job_id for job_id in ids if job_id not in missing]:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            record = wait_with_bar(jobs, job_id, left)
+        for before in records:
+            record = wait_with_bar(jobs, before, deadline)
             if record is None:
-                code = code or complain_of(jobs, job_id)  # removed meanwhile
+                complain("run %s of %s was removed before it was seen to end" % (before.run, before.self_id))
+                code = code or EXIT_ERROR
                 continue
-            records.append(record)
+            ended.append(record)
             code = code or job_exit_code(record)
             if not as_json:
                 show(record, with_errors=True)
                 sys.stdout.flush()
             if record.status in ACTIVE:
-                complain("gave up after %s; %s goes on" % (human_seconds(timeout), job_id))
+                complain("gave up after %s; %s goes on" % (human_seconds(timeout), record.self_id))
     except KeyboardInterrupt:
-        complain("no longer waiting for %s, which goes on" % job_id)
+        complain("no longer waiting for %s, which goes on" % before.self_id)
         return EXIT_SIGNAL + int(signal.SIGINT)
-    if as_json and (records or len(ids) > 1):
-        say_json(records if len(ids) > 1 else records[0])
+    if as_json and (ended or several):
+        say_json(ended if several else ended[0])
     return code
 
 
 def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
     """Copy output as it comes until the job has ended; return its exit code."""
-    tails = []
+    tails, over = [], False
     for name, path, raw in streams:
         tails.append((LogTail(path) if lines is None else tail(path, lines), raw))
     try:
@@ -5310,6 +5611,9 @@ def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any
     except KeyboardInterrupt:
         complain("no longer following %s, which goes on" % record.self_id)
         return EXIT_SIGNAL + int(signal.SIGINT)
+    if not over:
+        complain("run %s of %s was removed before it was seen to end" % (record.run, record.self_id))
+        return EXIT_ERROR
     return job_exit_code(record)
 
 
@@ -5324,26 +5628,31 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         envs[key] = value
     if options.follow and options.json:
         raise SchemaError("--follow shows the output itself; take either that or --json")
-    before = iso_time(time.time())
+    before = jobs.get_status(options.id) if options.fresh is not None and options.id else None
     queue, slots = options.queue or (None, None)
     record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
                       fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log,
                       queue=queue, slots=slots, after=options.after, after_ok=options.after_ok, first=options.first)
-    if not options.json and options.fresh is not None and (record.queued_at or record.started_at or before) < before:
+    if not options.json and record.fresh:
         state = "fresh" if record.ended else "still %s" % record.status
         complain("%s is %s; nothing was started" % (record.self_id, state))
+    elif not options.json and before is not None and before.status == FINISHED:
+        for what, was in ("command", command_text(before.command)), ("directory", before.cwd):
+            if before[{"directory": "cwd"}.get(what, what)] != record[{"directory": "cwd"}.get(what, what)] and (
+                    what == "command" or options.cwd is not None):
+                complain("%s is not fresh: its last run had another %s: %s" % (record.self_id, what, was))
     word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
     if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
         complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
     if options.follow:
         code = follow(jobs, record, [("stdout", record.stdout_path, sys.stdout.buffer),
                                      ("stderr", record.stderr_path, sys.stderr.buffer)], None)
-        ended = jobs.get_status(record.self_id, record.run)
+        ended = jobs.store.again(record)
         if ended is not None and ended.ended:
             complain(one_line(ended))
         return code
     if options.wait:
-        return wait_for(jobs, [record.self_id], None, options.json)
+        return wait_for(jobs, [record], None, options.json, 0, False)
     if options.json:
         say_json(record)
     else:
@@ -5354,7 +5663,10 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
-    return wait_for(jobs, options.words, options.timeout, options.json)
+    found = {job_id: jobs.get_status(job_id) for job_id in options.words}
+    code = complain_of(jobs, *[job_id for job_id in found if found[job_id] is None])  # now, not after hours of waiting
+    return wait_for(jobs, [record for record in found.values() if record is not None], options.timeout, options.json,
+                    code, len(options.words) > 1)
 
 
 def find(jobs: Jobs, options: "Any") -> "Any":
@@ -5444,6 +5756,8 @@ def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
         steps += [["wait"] + job, ["stop"] + job]
         if record.position is not None and record.position > 1:
             steps.append(["queue", "first"] + job)
+    if record.ended and record.left_behind:
+        steps.append(["stop"] + job)
     if record.run and record.run > 1:
         steps.append(["history"] + job)
     if newest and record.ended and record.command:
@@ -5691,13 +6005,30 @@ def each(jobs: Jobs, ids: "Sequence[str]", act: "Any", as_json: bool, done: str 
 
 
 def verb_stop(jobs: Jobs, options: "Any") -> int:
-    def stop(job_id: str) -> "Any":
-        return known(jobs.stop(job_id, options.grace, options.signal), job_id, None, jobs.db_path)
-    return each(jobs, options.words, stop, options.json)
+    results = jobs._stop(options.words, options.grace, options.signal)
+
+    def stopped(job_id: str) -> "Any":
+        if isinstance(results[job_id], NodejobsError):
+            raise results[job_id]
+        record = known(results[job_id], job_id, None, jobs.db_path)
+        if record.ended_pids and not options.json:
+            complain("%s: ended what it had left behind: pid %s" % (job_id, ", ".join(map(str, record.ended_pids))))
+        return record
+    return each(jobs, options.words, stopped, options.json)
+
+
+def tell_foreign(records: "Sequence[JobRecord]") -> None:
+    for record in records:
+        for path in record.foreign or ():
+            complain("%s stays: nodejobs did not make it" % path)
 
 
 def verb_remove(jobs: Jobs, options: "Any") -> int:
-    return each(jobs, options.words, jobs.remove, options.json, "removed")
+    def remove(job_id: str) -> "Any":
+        record = jobs.remove(job_id)
+        tell_foreign([record])
+        return record
+    return each(jobs, options.words, remove, options.json, "removed")
 
 
 QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first": "ID", "start": ""}
@@ -5746,6 +6077,7 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
 
 def verb_prune(jobs: Jobs, options: "Any") -> int:
     removed = jobs.prune(options.older_than, options.keep, filter_of(options))
+    tell_foreign(removed)
     if options.json:
         say_json(removed)
     else:

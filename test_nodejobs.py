@@ -558,19 +558,38 @@ def test_of_simultaneous_runs_of_one_id_exactly_one_starts(jobs, store, tmp_path
 def test_a_fresh_job_is_not_run_again(jobs):
     first = jobs.run("date +%N", "fresh")
     again = jobs.run("date +%N", "fresh", fresh_for=60)
-    assert again == first
+    assert again == dict(first, fresh=True)
     assert jobs.run("date +%N", "fresh", fresh_for=0).run == 2
     assert jobs.run("date +%N", "fresh").run == 3
 
 
 def test_only_success_is_fresh(jobs):
-    jobs.run("exit 1", "failed")
-    assert jobs.run("true", "failed", fresh_for=60).run == 2
-    jobs.run(["no-such"], "unstarted")
-    assert jobs.run("true", "unstarted", fresh_for=60).run == 2
+    for command in ("exit 1", ["no-such"], "kill -TERM $$"):
+        jobs.run(command, "failed", startsecs=20)
+        assert jobs.run(command, "failed", startsecs=20, fresh_for=60).fresh is None
     jobs.run(["sleep", "30"], "stopped")
     jobs.stop("stopped")
-    assert jobs.run("true", "stopped", fresh_for=60).run == 2
+    assert jobs.run(["sleep", "30"], "stopped", fresh_for=60).run == 2
+
+
+def test_another_command_or_another_directory_is_not_fresh(jobs, cli, tmp_path):
+    assert jobs.run(["echo", "v1"], "s", startsecs=20).fresh is None
+    assert jobs.run(("echo", "v1"), "s", fresh_for=60).fresh is True
+    assert jobs.run(["echo", "v2"], "s", startsecs=20, fresh_for=60).run == 2
+    assert jobs.run("echo v2", "s", startsecs=20, fresh_for=60).run == 3
+    assert jobs.run("echo v2", "s", tmp_path, startsecs=20, fresh_for=60).run == 4
+    assert jobs.run("echo v2", "s", startsecs=20, fresh_for=60).fresh is True, "no directory was asked for"
+    assert jobs.run("echo v2", "s", str(tmp_path) + "/.", startsecs=20, fresh_for=60).run == 4
+    done = cli("run", "--id", "s", "--fresh", "1d", "--wait", "-c", "exit 3")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        3, "nodejobs: s is not fresh: its last run had another command: echo v2")
+    jobs.run("true", "s", "/", startsecs=20)
+    done = cli("run", "--id", "s", "--fresh", "1d", "--wait", "--cwd", tmp_path, "-c", "true")
+    assert done.stderr == "nodejobs: s is not fresh: its last run had another directory: /\n"
+    jobs.run(["sleep", "60"], "r", startsecs=0)
+    with pytest.raises(JobRunning):
+        jobs.run(["sleep", "61"], "r", fresh_for=60)
+    assert jobs.run(["sleep", "60"], "r", fresh_for=60).fresh is True
 
 
 def test_a_running_job_is_shared_when_fresh_is_asked_for(jobs):
@@ -692,10 +711,150 @@ def test_an_active_job_is_not_removed(jobs):
 
 def test_remove_also_clears_away_what_a_killed_remove_has_left(jobs, store):
     jobs.run("true", "a")
-    (store / ".removed-0123" / "000001").mkdir(parents=True)
+    for name in (".removed-0123456789ab", ".new-0123456789ab"):
+        (store / name / "000001").mkdir(parents=True)
+        (store / name / "000001" / "lock").touch()
+        (store / name / "lock").touch()
+    (store / ".removed-mine").mkdir()
     assert list(jobs.list_status()) == ["a"]
     jobs.remove("a")
-    assert os.listdir(str(store)) == []
+    assert os.listdir(str(store)) == [".removed-mine"]
+
+
+def plant(store):
+    """Put into a store what is not nodejobs' own; return how it looks (names, kinds, modes, times, contents)."""
+    for name in ("photos", "empty", "locked", "album/123456", "run/000001", ".hidden", "UPPER", "%zz", "deep/a/b/c/d"):
+        (store / name).mkdir(parents=True)
+    for name in ("photos/a.txt", "locked/lock", "locked/x", "album/123456/p.jpg", "run/000001/stdout.log", "journal.jsonl",
+                 "lock", ".hidden/x", "a.txt", "deep/a/b/c/d/lock"):
+        (store / name).write_text(name)
+    (store / "link").symlink_to("photos")
+    (store / "nowhere").symlink_to("no/such")
+    (store / "outside").symlink_to(tempfile.gettempdir())
+    (store / "loop").symlink_to("loop")
+    os.mkfifo(str(store / "fifo"))
+    os.mkfifo(str(store / "photos" / "lock"))
+    (store / ".removed-mine").mkdir()
+    (store / ".removed-mine" / "x").write_text("x")
+
+
+def look_of(path):
+    """Return how what lies below a directory looks: names, kinds, modes, times, contents."""
+    look = {}
+    for each in sorted(path.rglob("*")):
+        found = each.lstat()
+        content = each.read_bytes() if stat.S_ISREG(found.st_mode) else os.readlink(str(each)) if each.is_symlink() else ""
+        look[str(each)] = (found.st_mode, found.st_ino, content, found.st_mtime_ns)
+    return look
+
+
+FOREIGN = ["photos", "empty", "locked", "album", "run", "file", "deep", "link", "nowhere", "outside", "loop", "fifo"]
+
+
+def test_nothing_that_nodejobs_did_not_make_is_listed_locked_or_deleted(store, capfd):
+    store.mkdir(mode=0o700)
+    plant(store)
+    (store / "file").write_text("no directory")
+    before = look_of(store)
+    jobs = Jobs(store)
+    for _ in range(2):  # with no job, and with some
+        for words in ([], ["run", "--id", "job", "--wait", "--", "true"], ["run", "--", "true"],
+                      ["run", "--id", "q", "--queue", "q", "--wait", "--", "true"], ["list"], ["status", "job"],
+                      ["logs", "job"], ["wait", "job"], ["stop", "job"], ["history", "job"], ["queue", "list"],
+                      ["queue", "pause", "q"], ["queue", "resume", "q"], ["queue", "start"], ["prune"],
+                      ["prune", "--older-than", "0"], ["prune", "--keep", "0"], ["run", "--id", "job", "--", "true"],
+                      ["remove", "job"]):
+            code = nodejobs.main(["--db", str(store), *words])
+            assert code == (2 if not words else 0), (words, capfd.readouterr())
+        assert list(jobs.list_status()) == [] and jobs.prune(keep=0) == [] and jobs.queues() == {}
+        for name in FOREIGN:
+            assert jobs.get_status(name) is None and jobs.wait(name) is None and jobs.stop(name) is None
+            assert jobs.history(name) == []
+            for refused in (jobs.remove, jobs.job_logs, jobs.bind, jobs.first):
+                with pytest.raises(UnknownJob):
+                    refused(name)
+            for options in ({}, {"queue": "q"}):
+                with pytest.raises(NodejobsError):
+                    jobs.run("true", name, **options)
+        jobs.prune(keep=0)
+        after = look_of(store)
+        assert {path: after.get(path) for path in before} == before
+        extra = {os.path.relpath(path, str(store)).split(os.sep)[0] for path in set(after) - set(before)}
+        assert extra <= {".queues"}
+
+
+def test_what_lies_in_a_job_and_is_not_ours_stays_where_it_was_and_is_named(store, cli):
+    jobs = Jobs(store)
+    for job_id in ("removed", "pruned", "kept"):
+        for _ in range(2):
+            jobs.run("echo hello", job_id, startsecs=20)
+        (store / job_id / "notes").mkdir()
+        (store / job_id / "notes" / "lock").write_text("mine")
+        (store / job_id / "000001" / "photo.jpg").write_text("mine")
+        (store / job_id / "000777").mkdir()
+        (store / job_id / "000777" / "x").write_text("mine")
+        (store / job_id / "000002" / "stdout.log.gz").write_text("mine")
+    mine = {path: look for path, look in look_of(store).items() if look[2] == b"mine"}
+    done = cli("remove", "removed")
+    assert done.returncode == 0 and done.stdout == "removed: removed\n"
+    assert [line for line in sorted(done.stderr.splitlines())] == [
+        "nodejobs: %s stays: nodejobs did not make it" % (store / "removed" / name)
+        for name in ("000001/photo.jpg", "000002/stdout.log.gz", "000777", "notes")]
+    done = cli("prune", "--keep", "0", "--id", "pruned")
+    assert done.returncode == 0 and done.stdout == "removed 2 runs\n" and done.stderr.count("stays") == 4
+    record, = Jobs(store).prune(keep=1, filter={"self_id": "kept"})
+    assert record.foreign == [str(store / "kept" / "000001" / "photo.jpg")]
+    assert {path: look for path, look in look_of(store).items() if look[2] == b"mine"} == mine
+    assert not (store / "removed" / "lock").exists() and not (store / "removed" / "000002" / "journal.jsonl").exists()
+    assert list(jobs.list_status()) == ["kept"] and len(jobs.history("kept")) == 1
+    done = cli("run", "--id", "removed", "--", "true")
+    assert done.returncode == 125 and "was not made by nodejobs" in done.stderr
+
+
+def test_a_directory_of_any_depth_in_a_job_is_no_matter_for_its_removal(jobs, store):
+    jobs.run("true", "a", startsecs=20)
+    where = os.open(str(store / "a" / "000001"), os.O_RDONLY)
+    try:
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=where)
+            below = os.open("d", os.O_RDONLY, dir_fd=where)
+            os.close(where)
+            where = below
+    finally:
+        os.close(where)
+    try:
+        assert jobs.remove("a").foreign == [str(store / "a" / "000001" / "d")]
+    finally:
+        subprocess.check_call(["rm", "-rf", str(store / "a")])
+
+
+def test_what_a_run_left_in_the_background_is_not_forgotten_while_it_lives(store, cli):
+    jobs = Jobs(store, keep=2)
+    jobs.run("setsid sleep 301 & echo $!", "k", startsecs=20)
+    first = jobs.wait("k")
+    pid = int(jobs.job_logs("k")[0])
+    (left, _), = eventually(lambda: jobs.get_status("k").left_behind)
+    assert left == pid
+    assert re.search(r"^k +finished, 1 left behind ", cli("list").stdout, re.M)
+    assert "left behind  %d\n" % pid in cli("status", "k").stdout and " stop k\n" in cli("status", "k").stdout
+    done = cli("remove", "k")
+    assert done.returncode == 125 and "left in the background still runs (pid %d)" % pid in done.stderr
+    with pytest.raises(JobRunning) as error:
+        jobs.remove("k")
+    assert error.value.record.left_behind[0][0] == pid
+    assert jobs.prune(keep=0) == [] and jobs.prune(older_than=0) == []
+    for _ in range(4):
+        jobs.run("true", "k", startsecs=20)
+    assert [record.run for record in jobs.history("k")] == [1, 4, 5] and is_alive(pid)
+    with pytest.raises(JobRunning, match="its run 1 left"):
+        jobs.remove("k")
+    done = cli("stop", "k")
+    assert (done.returncode, done.stderr) == (0, "nodejobs: k: ended what it had left behind: pid %d\n" % pid)
+    assert not is_alive(pid)
+    assert jobs.history("k")[0] == dict(first, left_behind=None)
+    assert jobs.stop("k").ended_pids is None
+    assert [record.run for record in jobs.prune()] == [1]
+    jobs.remove("k")
 
 
 def test_prune_goes_by_age_number_and_filter(jobs, store):
@@ -1292,7 +1451,9 @@ def test_stop_of_an_ended_job_ends_what_it_left_in_the_background(jobs):
     record = jobs.run("sleep 60 & setsid sleep 60 & echo $!", "left", startsecs=10)
     assert record.status == STATUS.c_finished
     assert len(processes_of(jobs.db_path)) == 2
-    assert jobs.stop("left") == record
+    stopped = jobs.stop("left")
+    assert len(stopped.ended_pids) == 2 and stopped.left_behind is None
+    assert dict(stopped, ended_pids=None) == dict(record, left_behind=None)
     assert not processes_of(jobs.db_path)
 
 
@@ -1302,6 +1463,31 @@ def test_a_job_can_stop_itself(jobs, store, cli):
     jobs.run("%s %s stop shell; sleep 60" % (PYTHON, FILE), "shell", startsecs=0)
     record = jobs.wait("shell", timeout=60)
     assert (record.status, record.signal) == (STATUS.c_stopped, "SIGTERM")
+
+
+def test_stop_of_several_takes_out_first_what_is_queued_so_that_it_never_runs(line, jobs, cli):
+    for _ in range(5):
+        line.run("a", queue="q")
+        line.run("b", queue="q")
+        line.run("c", after=["a"])
+        assert cli("stop", "a", "b", "c").returncode == 0
+        assert line.states() == {"a": "stopped", "b": "stopped", "c": "stopped"}
+    assert set(line.order(5)) == {"a"}
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    assert [record and record.self_id for record in jobs.stop(["b", "nobody", "a"])] == ["b", None, "a"]
+
+
+def test_stop_of_several_asks_all_at_the_same_time(jobs, tmp_path):
+    """Each ends only when it has seen that the others were asked too."""
+    names = ["a", "b", "c"]
+    for name in names:
+        others = " && ".join("[ -e %s ]" % (tmp_path / other) for other in names)
+        jobs.run("trap 'touch %s; until %s; do sleep 0.05; done; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+                 % (tmp_path / name, others), name, startsecs=0)
+        lines_of(jobs.get_status(name).stdout_path, 1)
+    records = jobs.stop(names, grace=60)
+    assert [(record.status, record.exit_code) for record in records] == [(STATUS.c_stopped, 0)] * 3
 
 
 def test_two_stops_at_once_both_see_it_stopped(jobs):
@@ -1325,6 +1511,7 @@ def test_what_cannot_be_stopped_is_named_and_not_called_stopped(jobs, store, tmp
     if not child:
         try:
             os.setuid(65534)
+            os.environ["NODEJOBS_TRUST_DB"] = str(store)
             nodejobs.KILL_SECONDS = 0.2
             jobs.stop("roots", grace=0)
         except CannotStop as error:
@@ -1674,9 +1861,51 @@ def test_wait_and_stop_never_take_a_later_run_of_the_same_number_for_theirs(jobs
         assert jobs.run(["sleep", "30"], "again", startsecs=0).run == record.run
         return real(self, record.logdir + "/gone", None, 0)
     monkeypatch.setattr(type(nodejobs.platform), "await_monitor", await_monitor)
-    assert jobs.wait("again") is None
+    assert jobs.wait("again").status == STATUS.c_stopped, "that of the first, which was seen to end"
     with pytest.raises(FileNotFoundError):
         jobs.store.append("again", record.run, {"status": "stopping"}, record.cookie)
+    assert jobs.get_status("again").status == STATUS.c_running
+
+
+def holders_of(path):
+    """Return whether this process has a file open."""
+    return any(os.path.realpath("/proc/self/fd/" + fd) == str(path) for fd in os.listdir("/proc/self/fd"))
+
+
+def test_the_end_of_a_run_is_known_though_it_is_removed_at_once(jobs, line, store):
+    for ask in (jobs.wait, lambda job_id: list(jobs.bind(job_id))[-1]):
+        line.run("a")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, "a")
+            eventually(lambda: holders_of(store / "a" / "000001" / "journal.jsonl"))
+            line.end("a", 7)
+            eventually(lambda: refusal(jobs.remove, "a").startswith("done"))
+            assert asked.result(60).status == STATUS.c_failed
+
+
+def test_twins_of_one_id_each_exit_with_their_own_code(cli):
+    for _ in range(8):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            twins = [pool.submit(cli, "run", "--id", "twin", "--wait", "-c", "exit %d" % code) for code in (0, 7)]
+            for code, twin in zip((0, 7), twins):
+                done = twin.result()
+                assert done.returncode == code or done.returncode == 125 and "not started" in done.stderr, done
+
+
+def test_stop_judges_the_run_that_it_has_stopped_and_not_one_that_has_its_id_now(jobs, cli, monkeypatch):
+    jobs.run(["sleep", "30"], "again", startsecs=0)
+    real = type(nodejobs.platform).end_trees
+
+    def end_trees(self, *arguments):
+        left = real(self, *arguments)
+        monkeypatch.undo()
+        jobs.wait("again")
+        jobs.remove("again")
+        jobs.run(["sleep", "31"], "again", startsecs=0)
+        return left
+    monkeypatch.setattr(type(nodejobs.platform), "end_trees", end_trees)
+    record = jobs.stop("again")
+    assert (record.status, record.command) == (STATUS.c_stopped, ["sleep", "30"])
     assert jobs.get_status("again").status == STATUS.c_running
 
 
@@ -1699,12 +1928,15 @@ def test_of_two_removers_one_removes_and_the_other_is_told(jobs):
 
 
 def test_a_job_in_the_making_is_neither_removed_nor_in_the_way(jobs, store):
-    (store / "half" / "000001").mkdir(parents=True)
+    jobs.run("true", "other")
+    jobs.remove("other")
+    for job_id in ("half", "debris"):  # what a launcher leaves that was killed before its first line
+        (store / job_id / "000001").mkdir(parents=True)
+        (store / job_id / "lock").touch()
     with pytest.raises(UnknownJob):
         jobs.remove("half")
     assert (store / "half" / "000001").exists()
     assert jobs.run("true", "half").run == 2
-    (store / "debris" / "000001").mkdir(parents=True)
     assert jobs.prune() == []
     assert sorted(os.listdir(str(store))) == ["half"]
 
@@ -2509,7 +2741,7 @@ def test_who_may_only_read_the_store_sees_and_waits_all_the_same(line, jobs, sto
     for words in (["stop", "b"], ["queue", "resume", "q"], ["queue", "first", "b"], ["remove", "b"],
                   ["run", "--queue", "q", "true"]):
         done = as_nobody(*words)
-        assert (done.returncode, done.stdout) == (125, "") and "Permission denied" in done.stderr, (words, done)
+        assert (done.returncode, done.stdout) == (125, "") and "it belongs to root" in done.stderr, (words, done)
     assert {str(path): path.lstat().st_mtime_ns for path in [store, *store.rglob("*")]} == before
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         waits = pool.submit(as_nobody, "wait", "b")
@@ -2679,54 +2911,6 @@ def test_a_spool_that_is_damaged_or_gone_is_a_failed_start_and_the_next_goes_on(
     line.until("running", "b")
     for number in range(len(damage)):
         assert "gone or damaged" in line.until("failed_start", "bad-%d" % number).error
-
-
-@needs_root
-def test_what_another_user_has_queued_waits_for_that_user(store, tmp_path):
-    """A store of several users: whoever ends a job starts their own next, as nobody may act for another."""
-    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    python = next((path for path in ("/usr/bin/python3", PYTHON) if os.path.exists(path) and subprocess.call(
-        other + [path, "-c", "pass"], stderr=subprocess.DEVNULL, cwd="/") == 0), None)
-    if python is None:
-        pytest.skip("no Python here that another user can run")
-    open_to_others(tmp_path)
-    shutil.copy(str(FILE), str(tmp_path))
-    store.mkdir()
-    store.chmod(0o777)
-
-    def run(*words, user=()):
-        done = subprocess.run([*user, "sh", "-c", 'umask 0; exec "$@"', "sh", python, str(tmp_path / "nodejobs.py"),
-                               "--db", str(store), *words], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd="/",
-                              stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
-        assert (done.returncode, done.stderr) == (0, ""), done
-        return done.stdout
-
-    line, jobs = Line(Jobs(store), tmp_path / "line"), Jobs(store)
-    line.home.chmod(0o777)
-    line.started.chmod(0o666)
-    for job_id, user in (("a", ()), ("theirs", other), ("ours", ()), ("after-theirs", ())):
-        words = ["--after", "theirs"] if job_id == "after-theirs" else ["--queue", "q"]
-        run("run", "--id", job_id, "--startsecs", "0", *words, "-c", line.command(job_id), user=user)
-        os.chmod(line.gates[job_id], 0o666)
-    spools = {spool.owner(): stat.S_IMODE(spool.stat().st_mode) for spool in spools_of(store)}
-    assert len(spools_of(store)) == 3 and len(spools) == 2 and set(spools.values()) == {0o600}
-    line.end("a")
-    line.until("running", "ours")
-    assert jobs.get_status("theirs").status == "queued"
-    line.end("ours")
-    line.until("finished", "ours")
-    run("queue", "start")
-    assert jobs.get_status("theirs").status == "queued"
-    assert "nobody was there to start it" in run("status", "theirs")
-    run("queue", "start", user=other)
-    record = line.until("running", "theirs")
-    assert os.stat("/proc/%d" % record.last_pid).st_uid == os.stat("/proc/%d" % record.monitor_pid).st_uid == 65534
-    line.end("theirs")
-    line.until("finished", "theirs")
-    run("wait", "--timeout", "0.1", "theirs")
-    jobs.start_due()
-    line.until("running", "after-theirs")
-    assert line.order(4) == ["a", "ours", "theirs", "after-theirs"]
 
 
 def test_completion_knows_queues_and_their_actions(line, jobs, cli):
@@ -3091,6 +3275,170 @@ def test_a_full_disk_is_a_clear_error_and_damages_nothing(tmp_path):
         subprocess.check_call(["umount", "-l", str(disk)])
 
 
+NOBODY = 65534
+
+
+def as_nobody(ask):
+    """Return what a function returns, by way of JSON, to a user who has no rights at all."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            os.write(writing, json.dumps(ask()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        answer = json.loads(file.read().decode())
+    os.waitpid(child, 0)
+    return answer
+
+
+def refusal(act, *arguments):
+    try:
+        return "done: %r" % (act(*arguments),)
+    except NodejobsError as error:
+        return "%s: %s" % (type(error).__name__, error)
+
+
+def writing_calls(jobs):
+    return [(jobs.run, "true", "new"), (jobs.run, "true", "new", None, None), (jobs.stop, "r"), (jobs.remove, "r"),
+            (jobs.prune,), (jobs.pause, "q"), (jobs.resume, "q"), (jobs.first, "r")]
+
+
+@needs_root
+def test_what_may_not_be_read_is_never_told_as_not_being_there(jobs, store, tmp_path):
+    open_to_others(tmp_path)
+    jobs.run("true", "r", startsecs=20)
+    asks = [jobs.get_status, jobs.wait, jobs.history, jobs.job_logs, jobs.bind]
+
+    def ask():
+        return [refusal(each, "r") for each in asks] + [refusal(jobs.list_status)]
+    for answer in as_nobody(ask):
+        assert answer.startswith("StoreError: cannot read") and "Permission denied" in answer, answer
+    store.chmod(0o755)
+    (store / "r").chmod(0o700)
+    os.chown(str(store / "r"), 0, 0)
+    *answers, listed = as_nobody(ask)
+    for answer in answers:
+        assert answer.startswith("StoreError: cannot read") and "Permission denied" in answer, answer
+    assert "'self_id': 'r'" in listed and "its directory cannot be read: Permission denied" in listed
+    (store / "lost+found").mkdir(mode=0o700)
+    os.chown(str(store / "lost+found"), 12345, 12345)
+    assert "lost" not in as_nobody(lambda: list(jobs.list_status()))
+
+
+@needs_root
+def test_a_store_of_somebody_else_or_that_others_may_write_to_is_refused_for_writing_and_can_be_read(store, tmp_path):
+    open_to_others(tmp_path)
+    jobs = Jobs(store)
+    jobs.run("echo hello; sleep 60", "r", startsecs=0)
+    lines_of(jobs.get_status("r").stdout_path, 1)
+    jobs.run("true", "q", queue="q", startsecs=20)
+    for owner, mode, reason in ((12345, 0o700, "it belongs to 12345"), (0, 0o777, "others may write to it (mode 777)"),
+                                (0, 0o1777, "others may write to it (mode 1777)"),
+                                (NOBODY, 0o755, "it belongs to nobody")):
+        os.chown(str(store), owner, 0)
+        store.chmod(mode)
+        before = look_of(store)
+        for act, *arguments in writing_calls(jobs):
+            answer = refusal(act, *arguments)
+            assert answer.startswith("StoreError: nothing is written to %s: %s" % (store, reason)), answer
+            way = {12345: "sudo -u '#12345'", NOBODY: "sudo -u nobody"}.get(owner, "chmod go-w %s" % store)
+            ways = ["--db %s/nodejobs" % store, way, "NODEJOBS_TRUST_DB=%s" % store]
+            assert [answer.find(each) for each in ways] == sorted([answer.find(each) for each in ways]) and ways[0] in answer
+        assert list(jobs.start_due().values())[0].startswith("nothing is written to")
+        assert list(jobs.list_status()) == ["q", "r"] and jobs.get_status("r").status == STATUS.c_running
+        assert jobs.job_logs("r")[0] == "hello\n" and len(jobs.history("r")) == 1
+        assert look_of(store) == before
+        inner = Jobs(store / "nodejobs")
+        assert inner.run("true", "a", startsecs=20).status == STATUS.c_finished
+        shutil.rmtree(inner.db_path)
+    os.environ["NODEJOBS_TRUST_DB"] = str(store) + "/."
+    try:
+        assert jobs.stop("r").status == STATUS.c_stopped
+    finally:
+        del os.environ["NODEJOBS_TRUST_DB"]
+    os.chown(str(store), 0, 0)
+    store.chmod(0o770)
+    assert jobs.run("true", "r", startsecs=20).status == STATUS.c_finished, "the group is root's own"
+    os.chown(str(store), 0, 1)
+    assert "others may write" in refusal(jobs.run, "true", "r")
+    (tmp_path / "link").symlink_to(store)
+    assert "others may write" in refusal(Jobs(tmp_path / "link").run, "true", "r")
+    store.chmod(0o700)
+    assert Jobs(tmp_path / "link").run("true", "r", startsecs=20).status == STATUS.c_finished
+
+
+def test_what_we_make_may_be_written_by_its_owner_only_and_a_lock_be_held_by_nobody_else(store, tmp_path):
+    script = ("import sys; sys.path.insert(0, %r); from nodejobs import Jobs; jobs = Jobs(%r)\n"
+              "jobs.run('umask; touch made', 'a', %r, startsecs=60)\n"
+              "jobs.run('true', 'b', queue='q', max_log=4096, startsecs=60)\n"
+              "jobs.run('true', 'c', after=['a'], startsecs=60); jobs.pause('q')" % (
+                  str(HERE), str(store / "in" / "ner"), str(tmp_path)))
+    subprocess.check_call(["sh", "-c", 'umask 000; exec "$@"', "sh", PYTHON, "-c", script])
+    assert (store / "in/ner/a/000001/stdout.log").read_text() == "0000\n", "the command has the umask of its launcher"
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o666
+    for path in [store, *store.rglob("*")]:
+        assert not path.stat().st_mode & 0o022, path
+        if path.name == "lock":
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+@needs_root
+def test_a_reader_who_may_not_ask_for_locks_never_says_lost(jobs, store, tmp_path, line):
+    open_to_others(tmp_path)
+    store.mkdir(mode=0o755)
+    line.run("r")
+    record = jobs.get_status("r")
+    assert as_nobody(lambda: [jobs.get_status("r").status, jobs.get_status("r").error]) == ["running", None]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:  # looks on while it ends
+        try:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            seen = set()
+            while jobs.get_status("r").status != "failed":
+                seen.add(jobs.get_status("r").status)
+            seen.add(jobs.wait("r").status)
+            os.write(writing, json.dumps(sorted(seen, key=str)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    line.end("r", 3)
+    with open(reading) as file:
+        assert json.load(file) == ["failed", "running"]
+    os.waitpid(child, 0)
+    line.run("k")
+    record = jobs.get_status("k")
+    os.kill(record.monitor_pid, signal.SIGKILL)
+    os.kill(record.last_pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(record.monitor_pid) and not is_alive(record.last_pid))
+    status, error = as_nobody(lambda: [jobs.get_status("k").status, jobs.get_status("k").error])
+    assert status is None and "its lock cannot be read: Permission denied" in error
+    assert jobs.get_status("k").status == STATUS.c_lost
+
+
+@needs_root
+def test_under_sudo_with_home_kept_no_store_is_made_in_the_users_home(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(str(home), 12345, 12345)
+    env = {key: value for key, value in os.environ.items() if key not in ("NODEJOBS_DB", "XDG_STATE_HOME")}
+    for extra in ({}, {"XDG_STATE_HOME": str(home / "state")}):
+        done = subprocess.run([PYTHON, str(FILE), "run", "true"], env=dict(env, HOME=str(home), **extra),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        assert done.returncode == 125 and "home directory of somebody else" in done.stderr and "sudo -H" in done.stderr
+        assert os.listdir(str(home)) == []
+    done = subprocess.run([PYTHON, str(FILE), "--db", str(home / "db"), "run", "true"], env=dict(env, HOME=str(home)),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0, "it was asked for"
+
+
 @needs_root
 def test_readers_need_no_write_permission(jobs, store, tmp_path):
     open_to_others(tmp_path)
@@ -3104,7 +3452,7 @@ def test_readers_need_no_write_permission(jobs, store, tmp_path):
         try:
             os.setgid(65534)
             os.setuid(65534)
-            answers = [jobs.get_status("a").status, jobs.job_logs("a")[0], jobs.wait("b", timeout=0.1).monitored,
+            answers = [jobs.get_status("a").status, jobs.job_logs("a")[0], jobs.wait("b", timeout=0.1).status,
                        list(jobs.list_status()), len(jobs.history("a"))]
             try:
                 jobs.run("true", "c")
@@ -3117,8 +3465,8 @@ def test_readers_need_no_write_permission(jobs, store, tmp_path):
     answers = json.loads(os.read(reading, 65536).decode())
     os.close(reading)
     os.waitpid(child, 0)
-    assert answers[:5] == ["finished", "hello\n", True, ["a", "b"], 1]
-    assert "Permission denied" in answers[5]
+    assert answers[:5] == ["finished", "hello\n", "running", ["a", "b"], 1]
+    assert "it belongs to root" in answers[5]
     assert before == {str(path): path.stat().st_mtime_ns for path in store.rglob("*")}
 
 
@@ -3989,7 +4337,8 @@ def test_fresh_from_the_command_line(cli, jobs):
     assert done.returncode == 0 and "a is fresh; nothing was started" in done.stderr
     assert len(jobs.history("a")) == 1
     cli("run", "--id", "b", "--startsecs", "0", "--", "sleep", "30")
-    assert "b is still running; nothing was started" in cli("run", "--id", "b", "--fresh", "1h", "--", "true").stderr
+    done = cli("run", "--id", "b", "--fresh", "1h", "--", "sleep", "30")
+    assert "b is still running; nothing was started" in done.stderr
     assert cli("run", "--id", "new", "--fresh", "1h", "--", "true").stderr == ""
 
 
@@ -4553,7 +4902,7 @@ def test_a_store_that_may_not_be_listed_is_no_reason_for_another_error(jobs, sto
     readable.chmod(0o644)
     done = subprocess.run(["/usr/bin/env", "python3", str(readable), "--db", str(store), "status", "bakup"], stderr=subprocess.PIPE,
                           preexec_fn=lambda: os.setuid(65534), cwd="/", universal_newlines=True)
-    assert (done.returncode, done.stderr.count("\n")) == (125, 1) and "there is no job 'bakup'" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1) and "Permission denied" in done.stderr
 
 
 def test_unknown_ids_are_told_at_once_and_the_others_are_waited_for(cli, jobs):
@@ -6430,7 +6779,7 @@ class TestEverywhere:
         words = ["run", "--id", "a", "--fresh", "1h", "--startsecs", "20", "--"]
         assert nj.json(*words, *nj.say("import os; os._exit(1)"))["run"] == 1
         assert nj(*words, *nj.say("pass")).stdout.startswith("a: finished (run 2"), "a failure is not fresh"
-        done = nj(*words, *nj.say("import os; os._exit(9)"))
+        done = nj(*words, *nj.say("pass"))
         assert (done.returncode, done.stderr) == (0, "nodejobs: a is fresh; nothing was started\n")
         nj.puppet("b")
         done = nj("run", "--id", "b", "--fresh", "1h", "--", *nj.say("pass"))

@@ -215,7 +215,8 @@ def unkillable_case(room, fighters, words, owner, mode, grow, grace):
 
     def call(program, *more):
         return subprocess.run(program + ["--db", str(store), *more], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+                              env=dict(os.environ, NODEJOBS_TRUST_DB=str(store)), stderr=subprocess.PIPE,
+                              universal_newlines=True, timeout=60)
     try:
         line = grow.format(*["%s i %s %s 9" % (program, token, roll) for program in fighters])
         started = call(words if owner else [PYTHON, str(FILE)], "run", "--id", "a", "-c", line)
@@ -233,7 +234,7 @@ def unkillable_case(room, fighters, words, owner, mode, grow, grace):
         problems += ["it is told as %s" % after.status] * (after.status == "stopped")
         if is_alive(before.last_pid) and after.status not in nodejobs.ACTIVE:
             problems.append("it runs and is told as %s" % after.status)
-        done = cli(store, "stop", "--grace", "0", "a")
+        done = call([PYTHON, str(FILE)], "stop", "--grace", "0", "a")
         problems += untidy(done, [0]) + ["root could not stop it either"] * bool(of_token(token))
         return problems
     finally:
