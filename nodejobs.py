@@ -78,8 +78,9 @@ The protocol. Code that keeps a rule names it.
 11. What is queued is files and no process: a journal that begins with "queued", a ticket whose number is its place,
     and a spool, which is deleted when its pid is in the journal. A queue's lock is taken before a job's. Runs that
     were started and have not ended fill its slots. Who starts one marks its ticket, then writes "starting"; if that
-    is left without a pid (4), it is queued again. Every monitor that ends and every call that may write starts what
-    is due, but never what another user has queued.
+    is left without a pid (4), it is queued again; so is what fails for want of something (room on the disk,
+    descriptors, processes), as that says nothing about the job. Every monitor that ends and every call that may
+    write starts what is due, but never what another user has queued.
 
 On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,
 and resumed when its pid is in the journal (4, 5); the tree of a run is a job object, which a monitor of another
@@ -144,7 +145,7 @@ END_ROOM = 1024       # bytes of the journal's last block that are kept for the 
 LEAST_LOG = 1024      # the smallest max_log, in bytes
 JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
-SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", 0), errno.EROFS)
+SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS, errno.ENOLCK)
 # Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
 FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
@@ -2500,6 +2501,8 @@ class Windows(Platform):
                 self.forbid((pid, process, thread))
                 what, number = "put the command into a job object", 13
         except OSError as error:
+            if error.errno in (12, 24):
+                raise  # ENOMEM, EMFILE: that says nothing about the job
             said = error.strerror or ""  # there are many reasons that have no number of their own in errno
             number = 7 if getattr(error, "winerror", 0) == 206 else error.errno or 22  # 206: the line is too long
             hint = " (it is no program: name what executes it, as in python it.py)" if number == 8 else ""
@@ -3063,7 +3066,7 @@ class Spool:
         try:
             self.directory = platform.open_directory(self.path)
         except OSError as error:
-            if self.create or self.own and not isinstance(error, FileNotFoundError):
+            if self.create or self.own and not isinstance(error, FileNotFoundError) or error.errno in SHORTAGES:
                 raise
             return self  # there is none; or it is another user's
         if self.create:
@@ -3608,7 +3611,7 @@ def let_go(*fds: int) -> None:
 
 
 def report(text: str) -> None:
-    """Tell the launcher, once, how the start went; "" is success. A launcher that is gone does not mind."""
+    """Tell the launcher, once, how the start went: an error number and words; "" is success. It may be gone."""
     try:
         os.write(1, b"+" + text.encode("utf-8", "backslashreplace"))
     except OSError:
@@ -3879,7 +3882,7 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
     now = iso_time(time.time())
     run = (pid, platform.start_time(pid) or 0, platform.mark(pid), order["cookie"],
            os.getpid(), platform.start_time(os.getpid()) or 0)
-    problem, noted = "", False
+    noted = False
     if pid:
         try:
             append_line(journal, {"last_pid": pid, "pid_start": run[1], "pid_mark": run[2], "monitor_pid": run[4],
@@ -3887,16 +3890,13 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
                                   "last_update": now}, 0)
             noted = True
             if b'\n{"status":"failed_start"' in read_whole(journal):
-                problem = "its launcher has given up waiting for it"
+                raise OSError(0, "its launcher has given up waiting for it")
         except OSError as error:
-            problem = "its journal fails: %s" % error
-    if problem:
-        platform.forbid(held)  # rule 4: what is not in the journal must not run
-        report("cannot start the command: " + problem)
-        let_go(2)
-        if noted:
-            write_end(directory, journal, lock, "failed_start", {"error": problem, "ended_at": now}, "")
-        return None
+            platform.forbid(held)  # rule 4: what is not in the journal must not run
+            if noted:
+                write_end(directory, journal, lock, "failed_start", {"error": error.strerror, "ended_at": now},
+                          "%d cannot start the command: %s" % (error.errno or 0, error))
+            raise
     if order["spooled"]:
         try:
             os.fsync(journal)  # or it could be queued again after a power cut, and run twice
@@ -3910,9 +3910,10 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
         except OSError:
             pass  # a disk just full: the held lock and the pid in the journal say the same
         return run, held, began
-    number, _, text = failing.decode("utf-8", "surrogateescape").partition(" ")
+    told = failing.decode("utf-8", "surrogateescape")
+    number, _, text = told.partition(" ")
     end = {"errno": int(number), "error": text, "ended_at": iso_time(time.time())}
-    write_end(directory, journal, lock, "failed_start", end, text)
+    write_end(directory, journal, lock, "failed_start", end, told)
     return None
 
 
@@ -3998,7 +3999,7 @@ def monitor_run(order: "Dict[str, Any]") -> None:
     directory = open_run(order)
     lock = platform.take_run_lock(directory)  # rule 3
     journal = platform.open("journal.jsonl", os.O_RDWR | os.O_APPEND, directory)
-    if b'\n{"last_pid":' in read_whole(journal):
+    if any([line[:12] == b'{"last_pid":' and line[-1:] == b"}" for line in read_whole(journal).split(b"\n")[:-1]]):
         raise OSError(0, "another monitor has done so")  # we were so slow to come here that it was queued again
     platform.adopt_orphans(order["cookie"])
 
@@ -4059,8 +4060,9 @@ def monitor_main(order: "Dict[str, Any]") -> None:
         platform.begin_monitor()
         monitor_run(order)
     except BaseException as error:
-        report("cannot start the command: %s" % error)
-    os._exit(1)
+        number = 12 if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0  # ENOMEM
+        report("%d cannot start the command: %s" % (number, error))
+    os._exit(1)  # without start_next: what has failed for want of something would be tried again at once, for ever
 
 
 def monitor_boot() -> None:
@@ -4390,7 +4392,8 @@ class Jobs:
                         self.store.drop_ticket(line, ticket, spool)
                     raise
                 record = self.store.read(job_id, run, holding=True)
-        problem = self.start_due().get(cookie)
+        problems = self.start_due()
+        problem = problems.get(cookie) or problems.get(queue or "-") or problems.get(QUEUES)
         record = self.store.again(record) or record  # somebody has removed it
         if record.status == QUEUED and problem:
             record["error"] = problem
@@ -4533,7 +4536,9 @@ class Jobs:
                 if not self.keeps:
                     spool.keep_starter(starter_head(self.python), OURSELVES)
                 changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
-                self.store.append(record.self_id, record.run, changed, record.cookie)
+                told = self.store.state(record.logdir) or {}
+                if dict(told, **changed) != told:  # or the journal would grow with every start that fails
+                    self.store.append(record.self_id, record.run, changed, record.cookie)
                 record.update(changed)
                 return self._start(record, launch, lock, directory)
             finally:
@@ -4709,12 +4714,13 @@ class Jobs:
             "store": os.fsencode(self.db_path), "spool": spool,
             "spooled": spool + os.fsencode("%s%s.spool" % (SEP, entry["cookie"])) if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
-        answer = b""
+        answer, number = b"", ""
         try:
             lock.starting = True
             answer = start_monitor(self.python, job_id, environment, order, lock.fd, directory + SEP + LOCK)
             lock.starting = False
-            problem = answer[1:].decode("utf-8", "replace") if answer else (
+            number, _, text = answer[1:].decode("utf-8", "replace").partition(" ")
+            problem = text or number if answer else (
                 "its monitor died; see whether %s runs, and is Python %s" % (self.python, sys.version.split()[0]))
         except OSError as error:
             lock.starting = False
@@ -4726,11 +4732,13 @@ class Jobs:
                 return
         if problem:
             try:
-                # Another's Python may do better than ours: what is queued stays so, where there is no answer.
-                if answer or not queued:
+                # Another's Python may do better than ours, and there may be room later: what is queued stays so.
+                if not queued or answer and number not in map(str, SHORTAGES):
                     self.store.append(job_id, run, {"status": FAILED_START, "error": problem}, entry["cookie"])
             except OSError:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
+            if answer:  # until its monitor has ended, it would look like a job that runs
+                platform.await_monitor(directory + SEP + LOCK, None, time.monotonic() + KILL_SECONDS)
             record = self.store.read(job_id, run, holding=True)
             if not answer and record is not None and record.last_pid is not None:
                 # It died, or is slow, but not before it had forked the command (rule 4). That has its own cookie
@@ -4754,14 +4762,15 @@ class Jobs:
 
     def _await(self, record: "Any", deadline: float, watched: "Optional[Watched]" = None) -> "Any":
         """Wait until the run has ended or the deadline; return its record then, None if it was removed unseen."""
-        pause, next_look = POLL_SECONDS, 0.0
+        pause, next_look, look_pause = POLL_SECONDS, 0.0, 1.0
         watched = watched or Watched(self.store, record)
         try:
             while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
                 if record.status == QUEUED:
                     if time.monotonic() >= next_look:
-                        self.start_due()  # whoever waits for it sees to it that it comes to its turn
-                        next_look = time.monotonic() + 1.0
+                        # Whoever waits for it sees to it that it comes to its turn, but does not try again and again.
+                        look_pause = min(2 * look_pause, 60.0) if self.start_due() else 1.0
+                        next_look = time.monotonic() + look_pause
                     time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
                     pause = min(1.1 * pause, FOLLOW_SECONDS)
                 elif record.last_pid is None:
@@ -5066,7 +5075,7 @@ class Jobs:
 
         Between two looks it costs next to nothing: the journal is read when it has grown, else once a second.
         """
-        size, next_look = -1, 0.0
+        size, next_look, next_start, pause = -1, 0.0, 0.0, 1.0
         watched = Watched(self.store, record)
         try:
             while True:
@@ -5080,8 +5089,9 @@ class Jobs:
                         record = watched.look()
                     if record is None:
                         return
-                    if record.status == QUEUED:
-                        self.start_due()
+                    if record.status == QUEUED and time.monotonic() >= next_start:  # see _await
+                        pause = min(2 * pause, 60.0) if self.start_due() else 1.0
+                        next_start = time.monotonic() + pause
                 if record.status not in ACTIVE:
                     yield record, True
                     return
@@ -5644,6 +5654,8 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
     word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
     if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
         complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
+    if record.status == QUEUED and record.error and (options.follow or options.wait):
+        complain(record.error)
     if options.follow:
         code = follow(jobs, record, [("stdout", record.stdout_path, sys.stdout.buffer),
                                      ("stderr", record.stderr_path, sys.stderr.buffer)], None)

@@ -2867,6 +2867,147 @@ def test_what_one_caller_cannot_start_waits_for_one_who_can(line, jobs, store, c
     assert jobs.wait("c").status == "finished" and line.order(2) == ["a", "b"]
 
 
+@needs_root
+def test_what_cannot_start_for_want_of_room_on_the_disk_stays_queued_and_runs_when_there_is_some(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=100", "none", str(disk)]):
+        pytest.skip("no mounts here")
+    try:
+        jobs = Jobs(disk / "db")
+        line = Line(jobs, tmp_path / "line")
+        line.run("a", queue="q")
+        for job_id in "bc":
+            jobs.run("true", job_id, queue="q")
+        jobs.run("true", "after-ok-b", after_ok=["b"])
+        fillers = []
+        with contextlib.suppress(OSError):
+            while True:
+                (disk / ("filler-%d" % len(fillers))).touch()
+                fillers.append(disk / ("filler-%d" % len(fillers)))
+        line.end("a")
+        line.until("finished", "a")
+
+        def refused():  # once the monitor of a has tried it, and has left the queue's lock
+            done = subprocess.run([PYTHON, str(FILE), "--db", jobs.db_path, "queue", "start"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, universal_newlines=True)
+            return done.stderr if done.returncode == 125 and not done.stdout else None
+        for _ in range(2):
+            assert re.search("cannot start b: .*No space left on device", eventually(refused, 60))
+            assert line.states() == {"a": "finished", "b": "queued", "c": "queued", "after-ok-b": "queued"}
+        with pytest.raises(NodejobsError, match="No space left"):
+            jobs.run("true", "ordinary")
+        for filler in fillers:
+            filler.unlink()
+        assert jobs.start_due() == {}
+        for job_id in ("b", "c", "after-ok-b"):
+            assert jobs.wait(job_id, 60).status == "finished"
+            assert jobs.get_status(job_id).error is None
+    finally:
+        subprocess.check_call(["umount", "-l", str(disk)])
+
+
+def queue_unstarted(jobs):
+    """Have jobs wait in a queue that is free, so that the next call is to start them."""
+    jobs.pause("q")
+    for job_id in "ab":
+        jobs.run(["true"], job_id, queue="q")
+    jobs.run(["true"], "after-ok-a", after_ok=["a"])
+    broken = Jobs(jobs.db_path)
+    broken.python = "/nowhere/python3"
+    broken.resume("q")
+    assert {record.status for record in jobs.list_status().values()} == {"queued"}
+
+
+def test_what_an_asker_with_too_few_descriptors_cannot_start_stays_queued(store):
+    """In a process of its own each time: nothing is loaded yet."""
+    queue_unstarted(Jobs(store))
+    answers = json.loads(run_host("""
+        import json, os, resource, nodejobs
+        jobs, answers = nodejobs.Jobs(STORE), []
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        for limit in range(3, 40):
+            reading, writing = os.pipe()
+            child = os.fork()
+            if not child:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                problems = jobs.start_due()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+                states = [record.status for record in jobs.list_status().values()]
+                os.write(writing, json.dumps([list(problems.values()), states]).encode())
+                os._exit(0)
+            os.close(writing)
+            answers.append(json.loads(os.read(reading, 65536).decode()))
+            os.close(reading)
+            os.waitpid(child, 0)
+        print(json.dumps(answers))
+        """, store))
+    refused = [problems for problems, states in answers if set(states) == {"queued"}]
+    assert len(refused) > 5 and all("Too many open files" in " ".join(problems) for problems in refused)
+    for job_id in ("a", "b", "after-ok-a"):
+        assert Jobs(store).wait(job_id, 60).status == "finished"
+
+
+@needs_root
+def test_what_an_asker_with_too_few_processes_cannot_start_stays_queued(store, tmp_path):
+    other = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]  # a user who has no other process
+    python = next((path for path in ("/usr/bin/python3", PYTHON) if os.path.exists(path) and subprocess.call(
+        other + [path, "-c", "pass"], stderr=subprocess.DEVNULL, cwd="/") == 0), None)
+    if python is None:
+        pytest.skip("no Python here that another user can run")
+    open_to_others(tmp_path)
+    shutil.copy(str(FILE), str(tmp_path))
+    store.mkdir(mode=0o700)
+    os.chown(str(store), 54321, 54321)
+    script = textwrap.dedent("""
+        import json, resource, sys
+        sys.path.insert(0, sys.argv[1])
+        import nodejobs
+        jobs, answers = nodejobs.Jobs(sys.argv[2]), []
+        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        jobs.pause("q")
+        for job_id in "ab":
+            jobs.run(["true"], job_id, queue="q")
+        jobs.run(["true"], "after-ok-a", after_ok=["a"])
+        jobs.python = "/nowhere/python3"
+        jobs.resume("q")
+        del jobs.python
+        for limit in range(1, 8):
+            resource.setrlimit(resource.RLIMIT_NPROC, (limit, hard))
+            answers.append([list(jobs.start_due().values()), [record.status for record in jobs.list_status().values()]])
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        answers.append([[], [jobs.wait(job_id, 60).status for job_id in ("a", "b", "after-ok-a")]])
+        print(json.dumps(answers))
+        """)
+    done = subprocess.run([*other, python, "-c", script, str(tmp_path), str(store)], stdout=subprocess.PIPE, cwd="/",
+                          stdin=subprocess.DEVNULL, universal_newlines=True, timeout=120)
+    *answers, last = json.loads(done.stdout)
+    refused = [problems for problems, states in answers if set(states) == {"queued"}]
+    assert len(refused) > 1 and all("temporarily unavailable" in " ".join(problems) for problems in refused), answers
+    assert not any("failed_start" in states for _, states in answers), answers
+    assert last[1] == ["finished"] * 3
+
+
+def test_a_start_that_fails_for_want_of_something_is_tried_once_a_call_and_by_who_waits_less_and_less(
+        jobs, store, saboteur, tmp_path, monkeypatch):
+    counted = tmp_path / "counted"
+    counted.write_text("")
+    monkeypatch.setattr(Jobs, "python", make_script(tmp_path / "counter", '#!/bin/sh\necho >> %s\nexec %s "$@"\n' % (
+        counted, Jobs.python), 0o755))
+    saboteur("full")  # the disk of a monitor that is about to write its command's pid
+    for tries, job_id in enumerate("abc", 1):
+        record = jobs.run("true", job_id, queue="q")
+        assert record.status == "queued" and len(counted.read_text()) == tries, "and its monitor tries nothing more"
+        assert ("No space left on device" in (record.error or "")) == (job_id == "a")
+    jobs.run("true", "after-ok-a", after_ok=["a"])
+    assert jobs.wait("b", timeout=2.5).status == "queued" and len(counted.read_text()) <= 6
+    assert len([line for line in journal_of(jobs.get_status("a")) if line.get("status") == "starting"]) == 1
+    monkeypatch.setattr(Jobs, "python", PYTHON)
+    assert jobs.start_due() == {}
+    for job_id in ("a", "b", "c", "after-ok-a"):
+        assert jobs.wait(job_id, 60).status == "finished"
+
+
 def test_a_lock_of_a_queue_that_is_held_holds_up_nobody_else_and_what_was_due_meanwhile_starts(line, jobs):
     line.run("a", queue="q")
     line.run("b", queue="q")
