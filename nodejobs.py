@@ -792,6 +792,10 @@ class Platform:
         """Wait until the process is gone; False if it still lives at the deadline."""
         raise NotImplementedError
 
+    def ready(self, reading: "List[int]", writing: "List[int]", seconds: float) -> "List[int]":
+        """Wait so long for descriptors that can be read or written, or are at their end; return those."""
+        raise NotImplementedError
+
     def reap(self, pid: int, wait: bool) -> bool:
         """See that no zombie of a child process stays; False if it still runs, and we shall not wait."""
         raise NotImplementedError
@@ -922,7 +926,7 @@ class Posix(Platform):
                      "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
                      "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
                      "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
-                     "adopted", "await_adopted", "is_private", "start_apart")
+                     "adopted", "await_adopted", "is_private", "start_apart", "ready")
 
     def host(self) -> str:
         return os.uname().nodename
@@ -1096,13 +1100,13 @@ class Posix(Platform):
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
                       job_lock: int, run_lock: str) -> bytes:
-        __import__("select")  # what could fail must fail now, not when the monitor is there
         fds: "List[int]" = []
         pid = None
         try:
             fds += os.pipe()
             fds += os.pipe()
             payload_end, feed, report, report_end = fds
+            self.ready([report], [feed], 0.0)  # what could fail must fail now, not when the monitor is there
             pid = self.spawn(argv, environment, [payload_end, report_end, job_lock])
             os.close(fds.pop())
             self.feed(feed, report, payload)
@@ -1143,29 +1147,37 @@ class Posix(Platform):
             for fd in moved:
                 os.close(fd)
 
+    def ready(self, reading: "List[int]", writing: "List[int]", seconds: float) -> "List[int]":
+        import select
+        if not hasattr(select, "poll"):  # eventlet.monkey_patch() takes it away
+            try:
+                found = select.select(reading, writing, [], seconds)
+            except ValueError:
+                raise OSError(24, "without poll(2), no descriptor from 1024 on can be waited for") from None  # EMFILE
+            return found[0] + found[1]
+        poll = select.poll()
+        for fd in reading:
+            poll.register(fd, select.POLLIN)
+        for fd in writing:
+            poll.register(fd, select.POLLOUT)
+        return [fd for fd, _ in poll.poll(seconds * 1000)]
+
     def feed(self, fd: int, report: int, payload: "List[bytes]") -> None:
         """Write the payload; stop where the monitor reports before it has read all: then it failed."""
-        import select
         os.set_blocking(fd, False)
-        poll = select.poll()
-        poll.register(report, select.POLLIN)
-        poll.register(fd, select.POLLOUT)
         for part in payload:
             while part:
                 try:
                     part = part[os.write(fd, part):]
                 except BlockingIOError:  # a pipe holds 64 KiB; most payloads are a tenth of that
-                    if any(ready == report for ready, _ in poll.poll()):
+                    if report in self.ready([report], [fd], 86400.0):
                         return
 
     def await_report(self, fd: int, pid: int, run_lock: str) -> bytes:
         """Read the monitor's report; b"" if it died without one."""
         # Its death shows as end of file, unless another thread forked the host while we had the writing
         # end open: then that child holds it open too. So now and then look whether there is a monitor.
-        import select
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while not poll.poll(3000):
+        while not self.ready([fd], [], 3.0):
             if self.start_time(pid) is None and not self.is_monitored(run_lock):
                 return b""
         return os.read(fd, 65536)
@@ -1362,8 +1374,10 @@ class Posix(Platform):
         for path in (".", "..", "../.."):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-                os.fsync(fd)
-                os.close(fd)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
             except OSError:
                 pass  # the file system cannot, or may not; there is nothing safer to do
         if os.uname().sysname == "Darwin":  # there fsync(2) leaves it in the disk's own cache
@@ -1680,10 +1694,7 @@ class Linux(Posix):
 
     def poll_pidfd(self, fd: int, seconds: float) -> bool:
         """Wait so long for the end of the process; False if it still lives."""
-        import select
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(min(max(seconds, 0.0) * 1000 + 1, 86400000.0)))
+        return bool(self.ready([fd], [], min(max(seconds, 0.0) + 0.001, 86400.0)))
 
     def await_pidfd(self, fd: int, deadline: float) -> bool:
         """Wait for the end of the process; False if it still lives at the deadline."""
@@ -2953,6 +2964,12 @@ class Translate:
                              % (self.action, self.path, error), self.path) from error
 
 
+def name_whole(error: "Any", directory: str) -> None:
+    """Have an OSError of a call that went by a handle of a directory name the whole path."""
+    if isinstance(error, OSError) and isinstance(error.filename, str) and SEP not in error.filename:
+        error.filename = directory + SEP + error.filename
+
+
 class JobLock:
     """The lock of a job (rule 1), or of a queue, as a context. `starting` says that a monitor may have inherited it.
 
@@ -3006,7 +3023,8 @@ class JobLock:
                 return True
         except FileNotFoundError:
             pass
-        except BaseException:
+        except BaseException as error:
+            name_whole(error, self.path)
             self.close()
             raise
         self.close()
@@ -3020,6 +3038,7 @@ class JobLock:
         self.directory, self.fd = None, -1
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
+        name_whole(error, self.path)
         # If interrupted in the middle of a start: the monitor keeps the lock (rule 1).
         if not self.starting and self.fd >= 0:
             platform.drop_lock(self.fd)
@@ -3083,7 +3102,8 @@ class Spool:
             raise StoreError("%s is not ours, or others may write to it; keep the jobs in a place of your own"
                              % self.path, self.path)
 
-    def __exit__(self, *error: "Any") -> None:
+    def __exit__(self, kind: "Any" = None, error: "Any" = None, trace: "Any" = None) -> None:
+        name_whole(error, self.path)
         if self.directory is not None:
             platform.close_directory(self.directory)
         self.directory = None
@@ -3448,7 +3468,8 @@ class Store:
                     platform.sync_directories(directory)
             finally:
                 os.close(fd)
-        except BaseException:
+        except BaseException as error:
+            name_whole(error, self.run_dir(lock.job_id, run))
             platform.close_directory(directory)
             if enqueue is not None:
                 self.discard(self.run_dir(lock.job_id, run))  # it leaves its queue: nobody would start it
@@ -3546,8 +3567,10 @@ class Store:
         name = "%09d-%s.%s" % ticket
         try:
             fd = platform.open(name, os.O_RDONLY, lock.directory)
-            ours = platform.is_ours(fd)
-            os.close(fd)
+            try:
+                ours = platform.is_ours(fd)
+            finally:
+                os.close(fd)
             if ours:
                 spool.drop(ticket[1] + ".spool")
                 path, parent = platform.at(lock.directory, name)
@@ -3741,19 +3764,15 @@ def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: i
     Only for `max_log`. It is a process of its own, and the monitor holds the pipes open too: so whichever
     of the two is killed, the command does not die of a broken pipe.
     """
-    from select import POLLIN, poll
     streams, dropped = open_streams(directory, [name for name, _ in pipes])
     by_fd = dict(zip([fd for _, fd in pipes], streams))
     for fd in by_fd:
         os.set_blocking(fd, False)
     most = min(65536, cap // 8)
-    ready = poll()
-    for fd in [ask, *by_fd]:
-        ready.register(fd, POLLIN)
     live = [ask, *by_fd]
     while live:
         asked = False
-        for fd, _ in ready.poll():
+        for fd in platform.ready(live, [], 86400.0):
             if fd == ask:
                 asked = bool(os.read(ask, 1))
                 ended = not asked
@@ -3762,7 +3781,6 @@ def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: i
                 ended = not part
                 dropped += put(directory, streams, by_fd[fd], part, cap)
             if ended:
-                ready.unregister(fd)
                 live.remove(fd)
         if asked:  # the command has ended: all it wrote is in the pipes, and that is no more than they hold
             for fd in by_fd:
@@ -4061,6 +4079,7 @@ def monitor_main(order: "Dict[str, Any]") -> None:
         monitor_run(order)
     except BaseException as error:
         number = 12 if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0  # ENOMEM
+        name_whole(error, order["directory"].decode("utf-8", "surrogateescape"))
         report("%d cannot start the command: %s" % (number, error))
     os._exit(1)  # without start_next: what has failed for want of something would be tried again at once, for ever
 
@@ -4087,7 +4106,7 @@ def monitor_boot() -> None:
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go, report, was_asked_to_stop,
                  write_end, open_log, start_command, await_command, left_behind, outlast, start_next, open_run,
-                 monitor_run, monitor_main)
+                 name_whole, monitor_run, monitor_main)
 PUMP_NEEDS = (put, open_streams, pump_logs, pump_pipe, answer_for, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
@@ -4284,7 +4303,8 @@ class Jobs:
         if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
             raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
                                 "of version %s" % sys.version.split()[0])
-        entry = self._first_line(shown, cwd, fields)
+        with Translate("read", self.db_path):
+            entry = self._first_line(shown, cwd, fields)
         entry.update(timeout=timeout, merge=bool(merge))
         if max_log is not None:
             entry["max_log"] = max_log
@@ -4762,6 +4782,8 @@ class Jobs:
 
     def _await(self, record: "Any", deadline: float, watched: "Optional[Watched]" = None) -> "Any":
         """Wait until the run has ended or the deadline; return its record then, None if it was removed unseen."""
+        if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE"):
+            raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
         pause, next_look, look_pause = POLL_SECONDS, 0.0, 1.0
         watched = watched or Watched(self.store, record)
         try:
@@ -4827,6 +4849,7 @@ class Jobs:
         """Wait until the job's newest run has ended; return its record, None if there is no such job.
 
         With a timeout, in seconds, the record may be of a job that is still active: see record.ended.
+        Raises NodejobsError in a process of that job itself: it would wait for ever.
         """
         check_seconds("timeout", timeout)
         with Translate("read", self.db_path):
@@ -5033,7 +5056,8 @@ class Jobs:
         offsets: "Dict[str, Optional[int]]" = {"stdout": start, "stderr": start}
         if run == record.run and str(record.cookie).startswith(cookie):
             offsets = {"stdout": stdout, "stderr": stderr}
-        return {name: LogTail(record[name + "_path"], offset) for name, offset in offsets.items()}
+        with Translate("read", record.logdir):
+            return {name: LogTail(record[name + "_path"], offset) for name, offset in offsets.items()}
 
     def _events(self, job_id: str, record: "Any", tails: "Dict[str, LogTail]", include: "Sequence[str]",
                 poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
@@ -5058,7 +5082,8 @@ class Jobs:
                 while more:
                     more = False
                     for name in include:
-                        text = tails[name].read_text(over) if name in tails else ""
+                        with Translate("read", record.logdir):
+                            text = tails[name].read_text(over) if name in tails else ""
                         if text:
                             yield event(name, text)
                         more = more or bool(text) or over and name in tails and bool(tails[name].pending)
@@ -5675,7 +5700,7 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
-    found = {job_id: jobs.get_status(job_id) for job_id in options.words}
+    found = {job_id: jobs.wait(job_id, 0) for job_id in options.words}
     code = complain_of(jobs, *[job_id for job_id in found if found[job_id] is None])  # now, not after hours of waiting
     return wait_for(jobs, [record for record in found.values() if record is not None], options.timeout, options.json,
                     code, len(options.words) > 1)
