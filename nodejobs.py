@@ -5282,7 +5282,9 @@ class Jobs:
 
 EXIT_USAGE, EXIT_TIMEOUT, EXIT_ERROR = 2, 124, 125
 EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SIGNAL = 126, 127, 128
-TAIL_LINES = 10
+TAIL_LINES, TAIL_BYTES = 10, 65536  # of a failed run's stderr, what is shown and what is read for it
+# What a terminal obeys and does not show: colours and other CSI, titles and other strings (OSC, DCS ...), the rest.
+ESCAPES = r"\033(\[[0-?]*[ -/]*[@-~]|[]PX^_][^\a\033\n]*(\a|\033\\)|[ -/]*[0-~])"
 COLOURS = {FINISHED: "32", FAILED: "31", FAILED_START: "31", LOST: "35", STOPPED: "33"}
 
 
@@ -5501,7 +5503,7 @@ def tail(path: str, lines: int) -> LogTail:
             position = file.seek(0, 2)
             place = max(place, 0) or offset + position
             while position and found < lines:
-                step = min(position, 65536)
+                step = min(position, 1 << 20)  # a line may be gigabytes long
                 position = file.seek(position - step)
                 part = file.read(step)
                 end, last = len(part) - last, 0  # the newline at the very end begins no line
@@ -5513,18 +5515,29 @@ def tail(path: str, lines: int) -> LogTail:
 
 
 def error_tail(record: JobRecord, room: int) -> "List[str]":
-    """Return the last lines of stderr, safe to print and cut to so many columns, if the run failed."""
+    """Return the newest lines of stderr, safe to print and cut to so many columns, if the run failed."""
     if record.status not in (FAILED, FAILED_START):
         return []
+    path, raw, part = record.stdout_path if record.merge else record.stderr_path, b"", b"-"
     try:
-        log = tail(record.stdout_path if record.merge else record.stderr_path, TAIL_LINES)
-        text = log.read().decode("utf-8", "replace")
+        begin = max(LogTail(path, None).offset - TAIL_BYTES, 0)
+        log = LogTail(path, begin)
+        while part and len(raw) < TAIL_BYTES:
+            part = log.read()
+            raw += part
         log.close()
     except OSError:
         return []
+    text = raw.decode("utf-8", "replace")
+    if "\033" in text:
+        import re
+        text = re.sub(ESCAPES, "", text)
     # What a carriage return overwrites is not seen on a terminal either.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines[:len(lines) - (lines[-1] == "")]]
+    if begin:  # of a line that began before, the end is the newest
+        lines[0] = printable(lines[0][-room:])[-room:]
+    lines = lines[:len(lines) - (lines[-1] == "")][-TAIL_LINES:]
+    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines]
 
 
 def start_exit_code(record: JobRecord) -> int:

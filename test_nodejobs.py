@@ -4538,6 +4538,28 @@ def test_the_last_lines_keep_their_carriage_returns(cli, jobs, store):
     assert shown == b"one\n10%\r20%\r30%\nlast"
 
 
+@pytest.mark.parametrize("line, shown", [
+    ("for i in $(seq 7000); do printf '\\r%8d%%' $i; done; printf '\\rFATAL: disk full\\n'", ["FATAL: disk full"]),
+    ("for i in $(seq 7000); do printf '%8d%%\\r' $i; done; echo; echo FATAL: disk full", ["    7000%", "FATAL: disk full"]),
+    ("for i in $(seq 10); do printf '{%9000d}\\n' $i; done; echo FATAL: disk full", ["FATAL: disk full"]),
+    ("printf '%99999d FATAL: disk full' 7", [" FATAL: disk full"]),
+    ("printf '\\033]0;title\\007\\033[1;31mFATAL\\033[0m: \\033(B\\033[mdisk\\033[K full\\r\\n'", ["FATAL: disk full"]),
+    ("printf '50%%\\r\\033[2KFATAL: \\033]8;;http://a/\\033\\\\disk\\033]8;;\\033\\\\ full'", ["FATAL: disk full"]),
+    ("seq 12", [str(number) for number in range(3, 13)])])
+def test_the_last_lines_of_a_failure_are_the_newest_with_overwriting_and_colours_resolved(cli, jobs, line, shown):
+    jobs.run("(%s) >&2; exit 1" % line, "broken", startsecs=60)
+    for done in (cli("wait", "broken").stderr, cli("status", "broken").stdout):
+        last = [line.partition("| ")[2] for line in done.splitlines() if "  | " in line]
+        assert "\x1b" not in done and len(last) <= 10 and "x1b" not in done
+        assert [end[-len(text):] for end, text in zip(last[-len(shown):], shown)] == shown
+
+
+def test_the_end_of_a_line_of_gigabytes_is_read_and_not_the_line(cli, jobs):
+    code = "import os; os.ftruncate(2, 1 << 36); os.write(2, b'FATAL: disk full'); os._exit(1)"  # 64 GiB, all a hole
+    jobs.run([PYTHON, "-c", code], "sparse", startsecs=60)
+    assert cli("wait", "sparse").stderr.endswith("FATAL: disk full\n")
+
+
 def test_a_long_command_is_cut_in_reasonable_time():
     assert nodejobs.fit("x" * 1000000, 10) == "x" * 9 + "~"
     assert nodejobs.fit("日" * 1000000, 10) == "日" * 4 + "~ "
