@@ -627,9 +627,11 @@ class JobFilter(JobRecord):
 class JobEvent(BaseData):
     """What happened to a job that is followed: output, another status, or nothing for a while (see Jobs.bind)."""
 
-    type = Field(str, required=True, doc='"stdout", "stderr", "status" or "heartbeat"')
+    type = Field(str, required=True, doc='"stdout", "stderr", "status" or "heartbeat"; "truncated" or "gone" when somebody '
+                                        "has cut a log or taken it away")
     job_id = Field(str, required=True)
-    text = Field(str, doc="new output, whole characters; bytes that are no UTF-8 are U+FFFD")
+    text = Field(str, doc="new output, whole characters; bytes that are no UTF-8 are U+FFFD; of a log that was cut or "
+                          "taken away, a sentence that begins with its name, as stdout.log")
     status = Field(str, doc="one of JobRecord.Status")
     seq = Field(int, doc="1, 2, 3 ..., also across reconnects")
     id = Field(str, doc="where to go on after this event: pass it as last_event_id")
@@ -2727,88 +2729,99 @@ def open_log_files(path: str) -> "List[Tuple[int, Any]]":
     """Open the files of a log; return (offset in the stream, file), the oldest first.
 
     [] if there are none, as after a start that failed early. With max_log the newest file may be set
-    aside, and a new one begun, while we look: then it is found under its new name too.
+    aside, and a new one begun, while we look: then it is found under its new name too, or only there.
     """
     pieces: "List[Tuple[int, Any]]" = []
-    newest = None
     try:
         newest = open_to_read(path)
-        for offset, name in older_logs(path):
-            try:
-                file = open_to_read(name)
-            except FileNotFoundError:
-                continue
-            pieces.append((offset, file))
-            if os.path.sameopenfile(file.fileno(), newest.fileno()):
-                newest.close()
-                return pieces
     except FileNotFoundError:
-        pass
+        newest = None
+    for offset, name in older_logs(path):
+        try:
+            file = open_to_read(name)
+        except FileNotFoundError:
+            continue
+        pieces.append((offset, file))
+        if newest is not None and os.path.sameopenfile(file.fileno(), newest.fileno()):
+            newest.close()
+            return pieces
     if newest is not None:
         last = pieces[-1:]
         pieces.append((last[0][0] + os.fstat(last[0][1].fileno()).st_size if last else 0, newest))
     return pieces
 
 
-def read_log(path: str) -> "Iterator[bytes]":
-    """Yield the parts of a log."""
-    pieces = open_log_files(path)
-    try:
-        for _, file in pieces:
-            part = file.read(1 << 20)
-            while part:
-                yield part
-                part = file.read(1 << 20)
-    finally:
-        for _, file in pieces:
-            file.close()
-
-
 class LogTail:
-    """A place in a log, from which reading goes on as the log grows; `offset` counts all that was ever written."""
+    """A place in a log, from which reading goes on as the log grows; `offset` counts all that was ever written.
+
+    `cut` says that somebody has emptied or rewritten the file: what comes next is from its beginning. `gone`
+    says that the file is not in its place, or another is; the one that was open is read to its end all the same.
+    """
 
     def __init__(self, path: str, offset: "Optional[int]" = 0) -> None:
-        self.path, self.offset, self.fd = path, offset or 0, -1
-        self.pending = b""  # the beginning of a character
+        self.path, self.offset, self.fd, self.base = path, offset or 0, -1, 0
+        self.pending = self.seen = b""  # the beginning of a character; what comes before the place
+        self.cut = self.gone = self.told_gone = False
         if offset is None:  # the end, as it is now
-            self.offset = 1 << 62
-            self.open()
+            self.open(at_end=True)
             self.close()
 
-    def open(self) -> None:
+    def open(self, at_end: bool = False) -> None:
         """Open the file that holds the place; if max_log has dropped it, go to where the oldest file begins."""
         for offset, file in open_log_files(self.path):
             with file:
-                if self.fd < 0 or offset <= self.offset:
+                if self.fd < 0 or offset <= self.offset or at_end:
                     self.close()
-                    self.fd, base, size = os.dup(file.fileno()), offset, os.fstat(file.fileno()).st_size
-        if self.fd >= 0:
-            self.offset = min(max(self.offset, base), base + size)
-            os.lseek(self.fd, self.offset - base, os.SEEK_SET)
+                    self.fd, self.base = os.dup(file.fileno()), offset
+        self.gone = self.fd < 0
+        if self.gone:
+            return
+        end = self.base + os.fstat(self.fd).st_size
+        self.offset = end if at_end else max(self.offset, self.base)
+        if self.offset > end:  # somebody has cut it before we came back
+            self.begin_again()
+        back = min(self.offset - self.base, 64)
+        self.seen = self.seen[max(len(self.seen) - back, 0):]
+        if not self.seen:
+            os.lseek(self.fd, self.offset - self.base - back, os.SEEK_SET)
+            self.seen = os.read(self.fd, back)
+
+    def begin_again(self) -> None:
+        self.cut, self.offset, self.pending, self.seen = True, self.base, b"", b""
 
     def read(self) -> bytes:
-        """Return what has come since, up to 64 KiB; b"" if nothing has."""
+        """Return what has come since, up to 64 KiB; b"" if nothing has, or it was just found to be `cut`."""
         for _ in range(2):
             if self.fd < 0:
                 self.open()
-            if self.fd < 0:
+            if self.fd < 0 or self.cut:
                 return b""
-            os.lseek(self.fd, 0, os.SEEK_CUR)  # C libraries of Windows stay at an end that they have seen
+            # It was cut if what we have read last is no longer before our place. Its size does not say so: it may
+            # have grown again. (C libraries of Windows stay at an end that they have seen, unless we seek.)
+            os.lseek(self.fd, self.offset - self.base - len(self.seen), os.SEEK_SET)
             part = os.read(self.fd, 65536)
+            if not part.startswith(self.seen):
+                self.begin_again()
+                return b""
+            part = part[len(self.seen):]
             if part:
                 break
             try:
-                if os.stat(self.path).st_ino == os.fstat(self.fd).st_ino:
-                    break
+                self.gone = os.stat(self.path).st_ino != os.fstat(self.fd).st_ino
             except FileNotFoundError:
-                break  # it was removed, or max_log is about to begin a new one
+                self.gone = True
+            if not self.gone or not older_logs(self.path):
+                break
+            self.gone = False
             self.close()  # max_log has set it aside, so it is complete
         self.offset += len(part)
+        self.seen = (self.seen + part)[-64:]
         return part
 
     def read_text(self, last: bool) -> str:
         """Return what has come since as text; a character that is not complete yet waits, unless this is the `last`."""
-        part = self.pending + self.read()
+        part = self.read()
+        part = self.pending + part
         keep = 0
         for back in range(1, min(4, len(part) + 1)):
             if part[-back] & 0xC0 != 0x80:  # the first byte of a character says how many there are
@@ -3702,6 +3715,8 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
         try:
             if not full:
                 piece = stream["pieces"][-1]
+                if stream["fd"] is not None:
+                    piece["size"] = os.fstat(stream["fd"]).st_size  # somebody may have cut it
                 if piece["size"] and piece["size"] + len(part) > cap // 8:
                     name, parent = platform.at(directory, stream["name"] + ".log")
                     aside, _ = platform.at(directory, "%s.%015d.log" % (stream["name"], piece["offset"]))
@@ -3890,7 +3905,8 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
         both = [os.pipe() for name in names]
         outputs = [writing for _, writing in both]
         pipes = list(zip(names, [reading for reading, _ in both]))
-        os.close(open_log(directory, "stderr"))
+        for name in ("stdout", "stderr"):
+            os.close(open_log(directory, name))  # before the pid is told: so what is missing later was taken away
         pump += [start_pump(order, directory, pipes, outputs), pipes]
     held = platform.hold_command(order, outputs[0], outputs[0 if order["merge"] else 1])
     for fd in outputs:
@@ -5005,14 +5021,43 @@ class Jobs:
         """Return (stdout, stderr) as text; bytes that are not UTF-8 become U+FFFD.
 
         The files at record.stdout_path and record.stderr_path hold the exact bytes.
-        Raises UnknownJob if there is no such job or run.
+        Raises UnknownJob if there is no such job or run, StoreError if somebody has taken a log away.
         """
         record = known(self.get_status(job_id, run), job_id, run, self.db_path)
         texts = []
-        with Translate("read", record.logdir):
-            for path in (record.stdout_path, record.stderr_path):
-                texts.append(b"".join(read_log(path)).decode("utf-8", "replace"))
+        for path in (record.stdout_path, record.stderr_path):
+            with Translate("read", path):
+                log = LogTail(path)
+                texts.append(b"".join(iter(log.read, b"")).decode("utf-8", "replace"))
+                log.close()
+            missing = self._missing(record, path) if log.gone else ""
+            if missing:
+                raise StoreError(missing, path)
         return texts[0], texts[1]
+
+    def _missing(self, record: "Any", path: str) -> str:
+        """Say that a log is not in its place; return "" if it was never made, or its run was removed."""
+        number = 2 if path == record.stderr_path else 1
+        if record.last_pid is None or record.merge and number == 2:
+            return ""
+        with Translate("read", self.db_path):
+            again = self.store.read(record.self_id, record.run)
+        if again is None or again.cookie != record.cookie:
+            return ""
+        # Only a look at what it is: to open a pipe, which it may be too, would take output away.
+        place = "/proc/%d/fd/%d" % (record.last_pid, number)
+        return "%s is gone: somebody has removed or renamed %s%s" % (
+            os.path.basename(path), path, "; the command still writes to %s" % place
+            if self.store.is_alive(again) and os.path.isfile(place) else "")
+
+    def _notice(self, record: "Any", log: LogTail) -> "Tuple[str, str]":
+        """Return what somebody did to a log, once, as the type and text of an event; "" if nothing."""
+        if log.cut:
+            log.cut = False
+            return "truncated", "%s was cut; what follows is from its beginning" % os.path.basename(log.path)
+        text = self._missing(record, log.path) if log.gone and not log.told_gone else ""
+        log.told_gone = log.gone and bool(log.told_gone or text)
+        return "gone" if text else "", text
 
     def bind(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
              poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
@@ -5026,7 +5071,8 @@ class Jobs:
         last_event_id       go on after the event with this id, without losing or repeating a byte
         wait                wait for a job that is not there yet, and begin at its beginning
 
-        Its status comes first, at every change, and last. If the job is removed, the events just end.
+        Its status comes first, at every change, and last. If the job is removed, the events just end. Where somebody
+        has cut a log (see JobEvent.type), its text goes on from the beginning of what is there.
         Raises UnknownJob if there is no such job, and nobody waits for it.
         """
         check_seconds("poll_interval", poll_interval, least=0.001)
@@ -5081,12 +5127,15 @@ class Jobs:
                 more = True
                 while more:
                     more = False
-                    for name in include:
+                    for name in [name for name in include if name in tails]:
                         with Translate("read", record.logdir):
-                            text = tails[name].read_text(over) if name in tails else ""
+                            text = tails[name].read_text(over)
                         if text:
                             yield event(name, text)
-                        more = more or bool(text) or over and name in tails and bool(tails[name].pending)
+                        kind, notice = self._notice(record, tails[name])
+                        if kind:
+                            yield event(kind, notice)
+                        more = more or bool(text) or kind == "truncated" or over and bool(tails[name].pending)
                 if over:
                     yield event("status")
                 elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
@@ -5651,10 +5700,15 @@ def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any
     try:
         for record, over in jobs.watch(record):
             for log, raw in tails:
-                part = log.read()
-                while part:
-                    raw.write(part)
+                part, kind = b"-", ""
+                while part or kind == "truncated":
                     part = log.read()
+                    raw.write(part)
+                    kind, notice = jobs._notice(record, log)
+                    if kind:
+                        raw.flush()
+                        complain(notice)
+                        sys.stderr.flush()
                 raw.flush()
     except KeyboardInterrupt:
         complain("no longer following %s, which goes on" % record.self_id)
@@ -6020,6 +6074,7 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
     if options.f:
         code = follow(jobs, record, streams, options.n)
         return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
+    code = 0
     for _, path, raw in streams:
         with Translate("read", path):
             log = LogTail(path) if options.n is None else tail(path, options.n)
@@ -6030,7 +6085,11 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
             part = log.read()
         raw.flush()
         log.close()
-    return 0
+        missing = jobs._missing(record, path) if log.gone else ""
+        if missing:
+            complain(missing)
+            code = EXIT_ERROR
+    return code
 
 
 def each(jobs: Jobs, ids: "Sequence[str]", act: "Any", as_json: bool, done: str = "") -> int:

@@ -1233,6 +1233,145 @@ def test_interrupting_a_follower_leaves_the_job_running_and_says_so(jobs, store)
     assert jobs.get_status("a").status == STATUS.c_running
 
 
+class Writer:
+    """A job that writes what it is told to, and can be waited for."""
+
+    def __init__(self, jobs, **options):
+        self.pipe = str(jobs.db_path) + ".pipe"
+        os.mkfifo(self.pipe)
+        code = ("import os, sys\ntext = ''\nwhile '\4' not in text:\n    text = open(sys.argv[1]).read()\n"
+                "    os.write(1, text.replace('\4', '').encode())")
+        self.record = jobs.run([PYTHON, "-c", code, self.pipe], "a", startsecs=0, **options)
+        self.log = pathlib.Path(self.record.stdout_path)
+
+    def write(self, text):
+        with open(self.pipe, "w") as pipe:
+            pipe.write(text)
+
+    def end(self):
+        self.write("\4")
+
+    def log_has(self, text):
+        eventually(lambda: self.log.exists() and self.log.read_text() == text)
+
+
+def test_a_follower_of_a_log_that_was_cut_goes_on_from_its_start_and_says_so_once(jobs, store):
+    for max_log in (None, 1 << 20):
+        writer = Writer(jobs, max_log=max_log)
+        writer.write("one long line\n")
+        events, env = jobs.bind("a", from_beginning=True, heartbeat_interval=None), dict(os.environ, NODEJOBS_DB=str(store))
+        follower = subprocess.Popen([PYTHON, str(FILE), "logs", "-f", "a"], env=env, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT)
+        said = b"nodejobs: stdout.log was cut; what follows is from its beginning\n"
+        assert follower.stdout.readline() == b"one long line\n"
+        assert [next(events).text for _ in range(2)] == [None, "one long line\n"]
+        for text in ("two\n", "three, which is longer than what was there before\n"):
+            os.truncate(str(writer.log), 0)
+            assert follower.stdout.readline() == said
+            writer.write(text)
+            writer.log_has(text)  # of the second cut bind sees a file that is larger than before
+            assert [(event.type, event.text) for event in (next(events), next(events))] == [
+                ("truncated", said.decode()[10:-1]), ("stdout", text)]
+            assert follower.stdout.readline() == text.encode()
+        writer.end()
+        assert follower.communicate(timeout=60)[0] == b"" and follower.returncode == 0
+        assert [event.type for event in events] == ["status"]
+        os.unlink(writer.pipe)
+
+
+def test_who_comes_back_to_a_log_that_was_cut_meanwhile_is_told_and_reads_it_from_its_start(jobs):
+    writer = Writer(jobs)
+    writer.write("one long line\n")
+    writer.log_has("one long line\n")
+    place = next(event for event in jobs.bind("a", from_beginning=True) if event.text).id
+    os.truncate(str(writer.log), 0)
+    writer.write("é\n")
+    writer.log_has("é\n")
+    events = jobs.bind("a", last_event_id=place)
+    seen = [next(event for event in events if event.type != "status") for _ in range(2)]
+    assert [event.type for event in seen] == ["truncated", "stdout"] and seen[1].text == "é\n"
+    again = jobs.bind("a", last_event_id=seen[0].id)
+    assert next((event.type, event.text) for event in again if event.type != "status") == ("stdout", "é\n")
+    writer.write("more\n")
+    again = jobs.bind("a", last_event_id=seen[1].id)
+    assert next((event.type, event.text) for event in again if event.type != "status") == ("stdout", "more\n")
+    writer.end()
+
+
+def test_a_capped_log_that_was_cut_is_followed_into_the_files_that_come_after_it(jobs):
+    writer = Writer(jobs, max_log=8000)
+    events = jobs.bind("a", from_beginning=True, poll_interval=0.005)
+    writer.write("x" * 900)
+    assert next(event.text for event in events if event.text) == "x" * 900
+    os.truncate(str(writer.log), 0)
+    for number in range(3):
+        writer.write("%09d\n" % number * 60)
+    writer.end()
+    seen = [event for event in events if event.type in ("truncated", "stdout")]
+    assert [event.type for event in seen].count("truncated") == 1
+    assert output_of(seen) == "".join("%09d\n" % number * 60 for number in range(3))
+
+
+@pytest.mark.parametrize("act", ["rename", "unlink", "replace"])
+def test_a_log_that_was_taken_away_is_told_with_where_the_output_goes_and_followed_all_the_same(jobs, store, cli, act):
+    writer = Writer(jobs)
+    writer.write("one\n")
+    events = jobs.bind("a", from_beginning=True, heartbeat_interval=None)
+    assert [next(events).text for _ in range(2)] == [None, "one\n"]
+    follower = subprocess.Popen([PYTHON, str(FILE), "logs", "-f", "a"], env=dict(os.environ, NODEJOBS_DB=str(store)),
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert follower.stdout.readline() == b"one\n"
+    if act == "replace":
+        (writer.log.parent / "other").write_text("")
+        os.replace(str(writer.log.parent / "other"), str(writer.log))
+    else:
+        os.unlink(str(writer.log)) if act == "unlink" else os.rename(str(writer.log), str(writer.log) + ".1")
+    said = "stdout.log is gone: somebody has removed or renamed %s; the command still writes to /proc/%d/fd/1" % (
+        writer.log, writer.record.last_pid)
+    assert follower.stdout.readline().decode() == "nodejobs: %s\n" % said
+    event = next(events)
+    assert (event.type, event.text) == ("gone", said)
+    if act != "replace":
+        done = cli("logs", "a")
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", "nodejobs: %s\n" % said)
+        assert (cli("logs", "a", "--stderr").returncode, cli("logs", "a", "-n", "3").returncode) == (0, 125)
+        with pytest.raises(StoreError) as error:
+            jobs.job_logs("a")
+        assert (str(error.value), error.value.path) == (said, str(writer.log))
+        late = jobs.bind("a", last_event_id=event.id)
+        assert [next(late).type for _ in range(2)] == ["status", "gone"]
+    writer.write("two\n")
+    assert next(events).text == "two\n"
+    writer.end()
+    assert follower.communicate(timeout=60)[0] == b"two\n" and follower.returncode == 0
+    assert [event.type for event in events] == ["status"]
+    if act != "replace":
+        assert cli("logs", "a").stderr == "nodejobs: %s\n" % said.partition(";")[0]
+
+
+def test_a_log_that_is_put_back_is_followed_on(jobs):
+    writer = Writer(jobs)
+    writer.write("one\n")
+    events = jobs.bind("a", from_beginning=True, heartbeat_interval=0.2)
+    assert [next(events).text for _ in range(2)] == [None, "one\n"]
+    for _ in range(2):
+        os.rename(str(writer.log), str(writer.log) + ".1")
+        assert next(event.type for event in events if event.type != "heartbeat") == "gone"
+        os.rename(str(writer.log) + ".1", str(writer.log))
+        assert [next(events).type for _ in range(2)] == ["heartbeat", "heartbeat"]
+    writer.write("two\n")
+    assert next(event.text for event in events if event.type != "heartbeat") == "two\n"
+    writer.end()
+    assert jobs.wait("a").status == STATUS.c_finished and jobs.job_logs("a")[0] == "one\ntwo\n"
+
+
+def test_a_pipe_is_not_named_as_the_place_of_a_log_that_was_taken_away(jobs, cli):
+    writer = Writer(jobs, max_log=1 << 20)
+    os.unlink(str(writer.log))
+    assert cli("logs", "a").stderr == "nodejobs: stdout.log is gone: somebody has removed or renamed %s\n" % writer.log
+    writer.end()
+
+
 # ------ capped logs ------
 
 def numbered(count):
