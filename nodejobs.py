@@ -627,7 +627,7 @@ class JobFilter(JobRecord):
 class JobEvent(BaseData):
     """What happened to a job that is followed: output, another status, or nothing for a while (see Jobs.bind)."""
 
-    type = Field(str, required=True, doc='"stdout", "stderr", "status" or "heartbeat"; "truncated" or "gone" when somebody '
+    type = Field(str, required=True, doc='"stdout", "stderr", "status", "heartbeat"; "truncated" or "gone" when somebody '
                                         "has cut a log or taken it away")
     job_id = Field(str, required=True)
     text = Field(str, doc="new output, whole characters; bytes that are no UTF-8 are U+FFFD; of a log that was cut or "
@@ -5692,13 +5692,26 @@ def wait_for(jobs: Jobs, records: "Sequence[JobRecord]", timeout: "Optional[floa
     return code
 
 
+def watch_outputs(outputs: "Iterable[Any]") -> "Any":
+    """Return a poll object that tells when the reader of an output has left; None where there is no such thing."""
+    import select
+    found = select.poll() if hasattr(select, "poll") else None
+    for raw in outputs:
+        if found and os.fstat(raw.fileno()).st_mode & 0o170000 in (0o010000, 0o140000):  # a pipe, a socket
+            found.register(raw.fileno(), 0)  # errors and hang-ups are always told
+    return found
+
+
 def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
     """Copy output as it comes until the job has ended; return its exit code."""
     tails, over = [], False
     for name, path, raw in streams:
         tails.append((LogTail(path) if lines is None else tail(path, lines), raw))
+    outputs = watch_outputs([raw for _, raw in tails])
     try:
         for record, over in jobs.watch(record):
+            if outputs and outputs.poll(0):
+                raise BrokenPipeError
             for log, raw in tails:
                 part, kind = b"-", ""
                 while part or kind == "truncated":

@@ -1233,6 +1233,34 @@ def test_interrupting_a_follower_leaves_the_job_running_and_says_so(jobs, store)
     assert jobs.get_status("a").status == STATUS.c_running
 
 
+@pytest.mark.parametrize("words", [["logs", "-f", "quiet"], ["logs", "-f", "--stderr", "quiet"], ["logs", "-f", "later"],
+                                   ["run", "--id", "own", "--follow", "-c", "echo ready; exec sleep 300"]])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_reader_that_leaves_ends_a_follower_at_once_and_quietly(jobs, store, words, kind):
+    jobs.run("echo ready; echo ready >&2; exec sleep 300", "quiet", startsecs=0)
+    jobs.run("true", "later", after=["quiet"])
+    reading, writing = os.pipe() if kind == "pipe" else [end.detach() for end in socket.socketpair()]
+    process = subprocess.Popen([PYTHON, str(FILE), *words], env=dict(os.environ, NODEJOBS_DB=str(store)),
+                               stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    if "later" not in words:
+        assert os.read(reading, 6) == b"ready\n"
+    os.close(reading)
+    assert process.wait(60) == 141
+    assert process.stderr.read() in (b"", b"ready\n")
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("lacks", ["", "import select; del select.poll\n"])
+def test_an_output_without_a_reader_that_could_leave_is_left_alone(jobs, store, tmp_path, lacks):
+    jobs.run("while ! [ -e %s ]; do sleep 0.01; done; echo end" % (tmp_path / "go"), "a", startsecs=0)
+    with open(str(tmp_path / "output"), "wb") as output:
+        process = subprocess.Popen([PYTHON, "-c", lacks + "import nodejobs; raise SystemExit(nodejobs.main())", "logs", "-f", "a"],
+                                   env=dict(os.environ, NODEJOBS_DB=str(store)), cwd=str(HERE), stdout=output)
+    (tmp_path / "go").touch()
+    assert process.wait(60) == 0 and (tmp_path / "output").read_text() == "end\n"
+
+
 class Writer:
     """A job that writes what it is told to, and can be waited for."""
 
