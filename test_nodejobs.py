@@ -1184,6 +1184,42 @@ def test_events_come_through_a_server_that_breaks_off_and_a_client_of_the_standa
         list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
 
 
+def test_the_client_pauses_longer_and_longer_while_a_server_answers_nothing_and_survives_every_broken_answer(jobs):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    jobs.run("echo here", "a", startsecs=20)
+    times = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            times.append(time.monotonic())
+            self.close_connection = True
+            if len(times) == 1:
+                return  # not even a status line
+            self.send_response(200)
+            self.send_header("Transfer-Encoding" if len(times) == 2 else "Connection", "chunked" if len(times) == 2 else "close")
+            self.end_headers()
+            if len(times) == 2:
+                self.wfile.write(b"ffff\r\nid: 1\ndata: {")  # a chunk that breaks off
+            if len(times) > 4:
+                self.wfile.write("".join(jobs.sse("a", from_beginning=True)).encode())
+
+        def log_message(self, *words):
+            pass
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        events = list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port, last_event_id="0.0..0.0"))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert output_of(events) == "here\n" and len(times) == 5
+    assert all(after - before >= pause for before, after, pause in zip(times, times[1:], (0.2, 0.4, 0.8, 1.6)))
+
+
 def test_an_idle_follower_leaks_nothing_and_reads_no_journal_again_and_again(jobs):
     jobs.run(["sleep", "60"], "a", startsecs=0)
     before = len(os.listdir("/proc/self/fd"))
