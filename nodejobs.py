@@ -6079,32 +6079,33 @@ def verb_history(jobs: Jobs, options: "Any") -> int:
 
 
 def verb_logs(jobs: Jobs, options: "Any") -> int:
+    if options.f and options.json:
+        raise SchemaError("-f shows the output itself; take either that or --json")
     record = find(jobs, options)
-    if options.json:
-        stdout, stderr = jobs.job_logs(record.self_id, record.run)
-        say_json({"self_id": record.self_id, "run": record.run, "stdout": stdout, "stderr": stderr})
-        return 0
     only = None if options.stdout == options.stderr else "stdout" if options.stdout else "stderr"
     streams = [(name, path, (sys.stdout if only else stream).buffer) for name, path, stream in (
         ("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)) if only in (None, name)]
     if options.f:
         code = follow(jobs, record, streams, options.n)
         return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
-    code = 0
-    for _, path, raw in streams:
+    code, answer = 0, {"self_id": record.self_id, "run": record.run}
+    for name, path, raw in streams:
         with Translate("read", path):
             log = LogTail(path) if options.n is None else tail(path, options.n)
             log.open()
-        part = log.read()
-        while part:
+        parts = iter(log.read, b"")
+        if options.json:
+            answer[name] = b"".join(parts).decode("utf-8", "replace")
+        for part in parts:
             raw.write(part)
-            part = log.read()
         raw.flush()
         log.close()
         missing = jobs._missing(record, path) if log.gone else ""
         if missing:
             complain(missing)
-            code = EXIT_ERROR
+            code, answer[name] = EXIT_ERROR, None
+    if options.json:
+        say_json(answer)
     return code
 
 

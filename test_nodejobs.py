@@ -4733,6 +4733,23 @@ def test_the_last_lines_are_found_in_a_long_log(cli, jobs):
     assert len(cli("logs", "long", "-n", "90000").stdout.splitlines()) == 50000
 
 
+def test_logs_as_json_are_the_lines_and_streams_that_were_asked_for(cli, jobs):
+    record = jobs.run("seq 3; seq 4 6 >&2; printf '\\377'", "a", startsecs=20)
+
+    def logs(*words):
+        return json.loads(cli("logs", "a", "--json", *words).stdout)
+    both = {"self_id": "a", "run": 1, "stdout": "1\n2\n3\n\ufffd", "stderr": "4\n5\n6\n"}
+    assert logs() == logs("--stdout", "--stderr") == both
+    assert logs("-n", "2") == dict(both, stdout="3\n\ufffd", stderr="5\n6\n")
+    assert logs("--stdout") == {key: both[key] for key in ("self_id", "run", "stdout")}
+    assert logs("--stderr", "-n1") == {"self_id": "a", "run": 1, "stderr": "6\n"}
+    done = cli("logs", "a", "--json", "-f")
+    assert (done.returncode, done.stdout) == (2, "") and "either that or --json" in done.stderr
+    os.unlink(record.stdout_path)
+    done = cli("logs", "a", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (125, dict(both, stdout=None)) and "is gone" in done.stderr
+
+
 def test_the_last_lines_keep_their_carriage_returns(cli, jobs, store):
     jobs.run(r"printf 'one\n10%%\r20%%\r30%%\nlast'", "progress")
     shown = subprocess.check_output([PYTHON, str(FILE), "--db", str(store), "logs", "progress", "-n", "2"])
