@@ -4286,7 +4286,8 @@ class Jobs:
                    could not start what it was given: failed_start
         fresh_for  if the last run was of the same command (and in `cwd`, where that is given), and finished with
                    success within so many seconds, or is queued or runs now, return its record and start nothing
-        timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed
+        timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed; what it leaves
+                   behind when it ends earlier is not limited
         merge      send its stderr to stdout.log too, in order
         max_log    bytes that its logs may take together: the oldest output is dropped for the newest
         queue      the name of a queue: it is started when its turn has come, first in, first out
@@ -5845,8 +5846,13 @@ def story(record: JobRecord) -> str:
             text += ", but only %s ended it" % record.signal
         elif record.exit_code is not None:
             text += ", and it ended with exit code %s" % record.exit_code
-    elif record.status == FAILED and record.signal in SIGNAL_REASONS and record.error == "killed by " + record.signal:
+    elif record.status == FAILED and text == "killed by %s" % record.signal and record.signal in SIGNAL_REASONS:
         text += " (%s)" % SIGNAL_REASONS[record.signal]
+    elif record.status == FAILED and text == "exit code %s" % record.exit_code and (record.exit_code or 0) > EXIT_SIGNAL:
+        name = signal_name(record.exit_code - EXIT_SIGNAL)
+        reason = ": " + SIGNAL_REASONS[name] if name in SIGNAL_REASONS else ""
+        if not name[3:].isdecimal():  # else it is no signal's number
+            text += " (as a shell says that %s ended its command%s)" % (name, reason)
     if record.error and record.error not in text:
         text += "; " + record.error
     if record.ended_at:
@@ -5915,7 +5921,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("queued", local_time(record.queued_at) if record.queued_at else None),
         ("started", local_time(record.started_at) if record.started_at else None),
         ("ended", ended if record.ended_at else None),
-        ("may run for", None if record.timeout is None else human_seconds(record.timeout)),
+        ("may run for", None if record.timeout is None or record.ended else human_seconds(record.timeout)),
         ("used", None if record.cpu_seconds is None else human_seconds(record.cpu_seconds) + " of CPU" + (
             ", at most %.1f MB" % (record.max_rss_kb / 1024.0) if record.max_rss_kb else "")),
         ("process", process if record.last_pid else None),
@@ -6349,11 +6355,13 @@ ID_GLOB = ("--id", "GLOB", str, None, "only ids like 'backup-*'")
 VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "run": (verb_run, "start a command", "-- COMMAND [ARGUMENT]...", [
         ("--id", "ID", str, None, "the job's id; by default one is made up"),
-        ("-c", "LINE", str, None, "a shell command line, instead of a command"),
+        ("-c", "LINE", str, None, "a shell command line, instead of a command; write >&2 in it, as > /dev/stderr "
+                                  "empties the log"),
         ("--cwd", "DIR", read_path, None, "working directory of the command"),
         ("--env", "NAME=VALUE", str, [], "set an environment variable; may be repeated"),
         ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
-        ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h"),
+        ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h; what it leaves "
+                                            "behind when it ends earlier is not limited"),
         ("--startsecs", "TIME", duration, STARTSECS, "watch for an early end so long; default %ss" % STARTSECS),
         ("--queue", "NAME[:SLOTS]", queue_and_slots, None, "start it when its turn in this queue has come, in which "
                                                            "SLOTS (at first 1) may run at once"),

@@ -340,6 +340,14 @@ def test_logs_are_exactly_the_bytes(jobs):
     assert jobs.job_logs("bytes")[0] == content.decode("utf-8", "replace")
 
 
+def test_a_command_that_opens_its_output_by_name_gets_what_a_redirection_gives_and_is_told_the_way_out(jobs, cli):
+    jobs.run("echo one >&2; echo two > /dev/stderr; echo three >&2", "a", startsecs=20)
+    assert jobs.job_logs("a")[1] == "two\nthree\n"
+    for text in (cli("run", "--help").stdout, (HERE / "README.md").read_text(encoding="utf-8")):
+        text = " ".join(text.split())
+        assert "/dev/stderr" in text and "empties the log" in text and "write" in text and ">&2" in text
+
+
 def test_merged_output_keeps_its_order(jobs):
     record = jobs.run("for i in 1 2 3; do echo out $i; echo err $i >&2; done", "merged", merge=True)
     assert jobs.job_logs("merged") == ("out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n", "")
@@ -5039,10 +5047,22 @@ def screen(store):
     ("exit 3", r"exit code 3, \d.*s ago, after 0\.\ds"),
     ("kill -9 $$", r"killed by SIGKILL \(somebody killed it, or the machine ran out of memory\), "),
     ("kill -SEGV $$", "killed by SIGSEGV .it crashed"),
+    ("sh -c 'kill -9 $$'; exit $?", r"exit code 137 \(as a shell says that SIGKILL ended its command: somebody killed it, or "),
+    ("exit 143", r"exit code 143 \(as a shell says that SIGTERM ended its command: somebody asked it to end"),
+    ("exit 129", r"exit code 129 \(as a shell says that SIGHUP ended its command\), "),
+    ("exit 128", "exit code 128, "), ("exit 255", "exit code 255, "),
     ("no-such-program", "the shell could not execute it .exit code 127.")])
 def test_status_says_why_in_words(cli, jobs, line, words):
     jobs.run(line, "a", startsecs=20)
     assert re.match("a: [a-z_]+\n  why          " + words, cli("status", "a").stdout)
+
+
+def test_what_has_ended_may_no_longer_run_for_a_time(cli, jobs):
+    jobs.run(["sleep", "300"], "a", startsecs=0, timeout=900.0)
+    assert "\n  may run for  15m00s\n" in cli("status", "a").stdout
+    jobs.stop("a")
+    assert "may run for" not in cli("status", "a").stdout
+    assert "leaves behind when it ends earlier is not limited" in " ".join(cli("run", "--help").stdout.split())
 
 
 def test_status_says_who_stopped_it_and_what_it_took(cli, jobs):
