@@ -1499,6 +1499,25 @@ def test_a_capped_command_does_not_notice_that_its_monitor_or_its_pump_is_killed
         (tmp_path / "go").unlink()
 
 
+@needs_root
+@pytest.mark.parametrize("inodes", [6, 7, 8])
+def test_a_capped_command_does_not_hang_where_its_log_cannot_be_made(tmp_path, inodes):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700,nr_inodes=%d" % inodes, "none", str(disk)]):
+        pytest.skip("no mounts here")
+    jobs = Jobs(disk)
+    try:
+        with contextlib.suppress(NodejobsError):
+            jobs.run(numbered(100000), "a", max_log=100000, startsecs=0)  # more than a pipe holds
+        assert jobs.wait("a", timeout=20).ended
+    finally:
+        with contextlib.suppress(NodejobsError):
+            jobs.stop("a", grace=0)
+        eventually(lambda: not monitors_of("a"))
+        subprocess.check_call(["umount", "-l", str(disk)])
+
+
 def test_a_background_child_that_holds_a_capped_log_does_not_keep_the_job_running(jobs):
     record = jobs.run("(sleep 60; echo late) & echo now", "background", max_log=5000, startsecs=30)
     assert record.status == STATUS.c_finished and jobs.job_logs("background")[0] == "now\n"
