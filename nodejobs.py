@@ -627,8 +627,8 @@ class JobFilter(JobRecord):
 class JobEvent(BaseData):
     """What happened to a job that is followed: output, another status, or nothing for a while (see Jobs.bind)."""
 
-    type = Field(str, required=True, doc='"stdout", "stderr", "status", "heartbeat"; "truncated" or "gone" when somebody '
-                                        "has cut a log or taken it away")
+    type = Field(str, required=True, doc='"stdout", "stderr", "status", "heartbeat"; "truncated" or "gone" where '
+                                        "somebody has cut a log or taken it away")
     job_id = Field(str, required=True)
     text = Field(str, doc="new output, whole characters; bytes that are no UTF-8 are U+FFFD; of a log that was cut or "
                           "taken away, a sentence that begins with its name, as stdout.log")
@@ -5846,13 +5846,13 @@ def story(record: JobRecord) -> str:
             text += ", but only %s ended it" % record.signal
         elif record.exit_code is not None:
             text += ", and it ended with exit code %s" % record.exit_code
-    elif record.status == FAILED and text == "killed by %s" % record.signal and record.signal in SIGNAL_REASONS:
-        text += " (%s)" % SIGNAL_REASONS[record.signal]
-    elif record.status == FAILED and text == "exit code %s" % record.exit_code and (record.exit_code or 0) > EXIT_SIGNAL:
-        name = signal_name(record.exit_code - EXIT_SIGNAL)
-        reason = ": " + SIGNAL_REASONS[name] if name in SIGNAL_REASONS else ""
-        if not name[3:].isdecimal():  # else it is no signal's number
-            text += " (as a shell says that %s ended its command%s)" % (name, reason)
+    elif record.status == FAILED:
+        name = record.signal or signal_name(max((record.exit_code or 0) - EXIT_SIGNAL, 0))
+        reason = SIGNAL_REASONS.get(name, "")
+        if text == "killed by " + name and reason:
+            text += " (%s)" % reason
+        elif text == "exit code %s" % record.exit_code and not name[3:].isdecimal():  # that is no signal's number
+            text += " (as a shell says that %s ended its command%s)" % (name, reason and ": " + reason)
     if record.error and record.error not in text:
         text += "; " + record.error
     if record.ended_at:

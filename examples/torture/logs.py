@@ -59,7 +59,7 @@ def strike(path, how, random, done, counts):
 
 
 def judge(lines, counts, final):
-    """Return what is wrong with what a follower read: numbers that go back, or that are missing and it did not say so."""
+    """Return what is wrong with what a follower read: numbers that go back, or are missing without a word."""
     problems, last, told, said = [], -1, True, {"cut": 0, "gone": 0}  # what was cut before the first look is not missed
     for line in lines:
         if re.match(r"[0-9]{9}$", line):
