@@ -94,9 +94,16 @@ of a command of a killed monitor within the same clock tick is told from it befo
 Windows, that stop finds what is left when both the monitor was killed and the command has ended.
 """
 
+import sys
+
+# As a program we import the standard library only: not what lies beside this file, nor, if it is read from standard
+# input, in the working directory. Such a directory comes first, unless Python was told to leave it out.
+if (__name__ == "__main__" and __spec__ is None
+        and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))):
+    del sys.path[0]
+
 import errno
 import os
-import sys
 import time
 import _signal as signal  # type: ignore[import-not-found]  # the built-in half of signal: no 3 ms of enums
 
@@ -6219,7 +6226,9 @@ def verb_prune(jobs: Jobs, options: "Any") -> int:
 
 # Goes ahead of this file into the Python of another machine: the words, exactly, as no shell there sees them; and
 # a lookout that makes a lost connection what Ctrl-C is, so that nobody is left there waiting for a job.
-AHEAD = ("import os,sys,select,_thread;sys.argv[1:]=map(os.fsdecode,%r);_out=select.poll();_out.register(1,0);"
+# The directory there is no place to import from: see the head of this file, which goes on from the same path.
+AHEAD = ("import sys;_path=sys.path.pop(0);import os,select,_thread;sys.path.insert(0,_path);"
+         "sys.argv[1:]=map(os.fsdecode,%r);_out=select.poll();_out.register(1,0);"
          "_thread.start_new_thread(lambda:_out.poll()and os.kill(os.getpid(),2),())\n")
 LONGEST_LINE = 1 << 20  # bytes; what is longer is cut, to keep the lines of several hosts apart in bounded memory
 

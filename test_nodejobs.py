@@ -4195,6 +4195,29 @@ def test_read_from_standard_input_it_starts_jobs_that_outlive_it(jobs, store):
     assert jobs.wait("a").exit_code == 6
 
 
+@pytest.mark.parametrize("read_from", ["the file", "a link to it", "standard input"])
+def test_as_a_program_it_imports_nothing_that_lies_beside_it_or_in_the_working_directory(jobs, store, tmp_path, read_from):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    shutil.copy(str(FILE), str(beside))
+    for name in ("select", "fnmatch", "queue", "json", "_json", "pwd", "errno", "time", "os", "fcntl", "subprocess",
+                 "resource", "unicodedata", "termios", "random"):
+        (beside / (name + ".py")).write_text("open(%r, 'a').write(__name__ + ' ')\n" % str(tmp_path / "imported"))
+    (tmp_path / "link.py").symlink_to(beside / "nodejobs.py")
+    program = {"the file": "nodejobs.py", "a link to it": str(tmp_path / "link.py"), "standard input": "-"}[read_from]
+    for words in (["run", "--id", "ω", "--max-log", "10k", "--", "sleep", "100"], ["run", "--queue", "q", "--", "true"],
+                  ["list", "--id", "ω*"], ["status", "ω"], ["stop", "ω"], ["logs", "-f", "ω"], ["wait", "ω"],
+                  ["queue", "list"], ["prune", "--keep", "1"]):
+        with open(str(FILE), "rb") as file:
+            done = subprocess.run([PYTHON, program, "--db", str(store), *words], stdin=file, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, cwd=str(beside))
+        assert not done.stderr and done.returncode == (143 if words[0] == "wait" else 0), (words, done)
+    assert not (tmp_path / "imported").exists()
+    (beside / "example.py").write_text("import random, nodejobs\nprint(nodejobs.__version__)\n")
+    output = subprocess.check_output([PYTHON, "example.py"], cwd=str(beside), universal_newlines=True)
+    assert output == nodejobs.__version__ + "\n" and (tmp_path / "imported").read_text()[:7] == "random "
+
+
 def test_importing_it_imports_little_and_starts_nothing(store):
     loaded = run_host("""
         before = set(sys.modules)
@@ -5799,6 +5822,17 @@ def test_wrong_usage_is_told_before_ssh_is_started(cli, tmp_path):
     assert cli("--on", "web1", "list", "--help", env=env).stdout.startswith("usage: python3 nodejobs.py list")
     assert not (tmp_path / "seen").exists()
     assert cli("--on", "web1", "list", env=env).returncode == 0 and (tmp_path / "seen").exists()
+
+
+def test_there_it_imports_nothing_from_the_home_directory(cli, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("select", "fnmatch", "_json"):
+        (home / (name + ".py")).write_text("open(%r, 'a')\n" % str(tmp_path / "imported"))
+    make_script(tmp_path / "ssh", "#!/bin/sh\nshift 2\ncd %s && exec \"$@\"\n" % home, 0o755)
+    done = cli("--on", "web1", "run", "--id", "a", "--wait", "--", "true", env={"NODEJOBS_SSH": str(tmp_path / "ssh")})
+    assert done.stdout.startswith("a: finished"), done.stderr
+    assert not (tmp_path / "imported").exists()
 
 
 def test_read_from_standard_input_it_cannot_send_itself_and_says_so():
