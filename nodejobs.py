@@ -6676,6 +6676,10 @@ def main(argv: "Optional[List[str]]" = None) -> int:
     sys.stderr = sys.stderr or open(os.devnull, "w")
     platform.prepare_output()
     try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit codes of our children are lost
+    except (AttributeError, ValueError):
+        pass  # Windows has none, and only the main thread may set it
+    try:
         return dispatch([to_bytes("an argument", word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
                         if argv is None and sys.getfilesystemencoding() == "ascii" else
                         sys.argv[1:] if argv is None else argv)

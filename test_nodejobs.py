@@ -5006,6 +5006,20 @@ def test_the_command_line_is_a_function_that_returns_its_exit_code(store, capsys
     assert "a: failed: exit code 4" in capsys.readouterr().out
 
 
+def test_the_command_line_learns_exit_codes_though_its_caller_ignores_the_end_of_children(cli, tmp_path, store):
+    make_script(tmp_path / "ssh", "#!/bin/sh\nexit 255\n", 0o755)
+    ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    env = dict(os.environ, NODEJOBS_SSH=str(tmp_path / "ssh"), NODEJOBS_DB=str(store))
+    for words, code in ((["--on", "web1", "list"], 125), (["run", "--wait", "-c", "exit 7"], 7)):
+        words = [PYTHON, "-c", ignore, PYTHON, str(FILE), *words]
+        assert subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE).returncode == code
+
+
+def test_main_called_in_a_thread_works_too(store, capsys):
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        assert threads.submit(nodejobs.main, ["--db", str(store), "run", "--wait", "-c", "exit 4"]).result() == 4
+
+
 def test_a_lost_job_is_125_for_who_waits(cli, jobs):
     record = jobs.run(["sleep", "0.3"], "lost", startsecs=0)
     os.kill(record.monitor_pid, signal.SIGKILL)
