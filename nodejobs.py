@@ -963,7 +963,7 @@ class Posix(Platform):
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
                   ) -> "Dict[str, Any]":
         if line is not None:
-            argv = [b"/bin/sh", b"-c", line]
+            argv = [b"/bin/sh", b"-c", b"--", line]
         programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
         return {"argv": argv, "programs": programs}
 
@@ -5894,10 +5894,10 @@ def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
     if record.run and record.run > 1:
         steps.append(["history"] + job)
     if newest and record.ended and record.command:
-        again = ["run"] + (["--id", record.self_id] if len(job) == 1 else ["--id=" + record.self_id])
+        again = ["run", "--id", record.self_id]
         for flag, value in (("--cwd", record.cwd if record.cwd != os.getcwd() else None), ("--timeout", record.timeout),
                             ("--max-log", record.max_log),
-                            ("--queue", record.queue if str(record.queue)[:1] != "-" else None)):
+                            ("--queue", record.queue)):
             again += [flag, "%g" % value if isinstance(value, float) else str(value)] if value is not None else []
         again += ["--merge"] if record.merge else []
         steps.append(again + (["--", *record.command] if isinstance(record.command, list) else ["-c", record.command]))
@@ -6618,9 +6618,6 @@ class Options:
                 if not rest:
                     raise SchemaError("%s takes %s" % (flag, takes))
                 value = rest.pop(0)
-                if value[:1] == "-" and value != "-":  # an empty $ID in a script, most likely
-                    raise SchemaError("%s takes %s, not the option %s (or say %s=%s)"
-                                      % (flag, takes, value, flag, value))
             try:
                 given: "Any" = read(value) if takes else True
             except SchemaError as error:

@@ -192,6 +192,29 @@ def test_a_string_is_a_shell_command_line(jobs):
     assert record.command == "echo one two | tr a-z A-Z; echo $0 >&2"
 
 
+@pytest.mark.parametrize("line", ["-x; echo ran", "+foo bar", "--", "-c", "--help"])
+def test_a_line_that_begins_like_an_option_is_a_line_all_the_same(jobs, cli, line, tmp_path):
+    make_script(tmp_path / line.partition(";")[0].partition(" ")[0], "#!/bin/sh\necho \"got $*\"\n", 0o755)
+    env = {"PATH": "%s:%s" % (tmp_path, os.environ["PATH"])}
+    ran = "got \nran\n" if ";" in line else "got %s\n" % line.partition(" ")[2]
+    assert jobs.run(line, "library", envs=env).status == STATUS.c_finished and jobs.job_logs("library")[0] == ran
+    for words in (["-c", line], ["-c" + line]):
+        assert cli("run", "--id", "cli", "--wait", *words, env=env).returncode == 0
+        assert jobs.job_logs("cli")[0] == ran and jobs.get_status("cli").command == line
+    again = [shlex.split(text)[2:] for text in cli("status", "cli").stdout.splitlines() if " run --id " in text][0]
+    assert cli("run", *again[again.index("--id"):], env=env).returncode == 0
+    assert jobs.get_status("cli").run == 3 and jobs.job_logs("cli")[0] == ran
+
+
+def test_an_option_takes_the_next_word_whatever_it_looks_like(cli, jobs, tmp_path):
+    (tmp_path / "-d").mkdir()
+    assert cli("run", "--id", "--wait", "--cwd", "-d", "--env", "-V=1", "--", "env").returncode == 0
+    assert jobs.get_status("--wait").cwd == str(tmp_path / "-d") and "\n-V=1\n" in jobs.job_logs("--wait")[0]
+    refused = cli("run", "--timeout", "-5", "--", "true")
+    assert refused.returncode == 2 and "'-5' is not a duration" in refused.stderr
+    assert "--id takes ID" in cli("run", "--id").stderr
+
+
 def test_a_made_up_id_is_readable_and_new(jobs):
     ids = [jobs.run(command, startsecs=0).self_id for command in (["/bin/true"], ["/bin/true"], "true && true", ["./%$&"])]
     assert len(set(ids)) == 4
