@@ -140,6 +140,7 @@ SIGPIPE = 13
 SIGKILL = 9           # Windows has none, but what we end there so is told by this name
 KILLED = 0x4E4A0009   # the exit code that it gets there
 COOKIE_VARIABLE = b"NODEJOBS_COOKIE"
+OUR_VARIABLES = (b"NODEJOBS_ID", b"NODEJOBS_RUN", b"NODEJOBS_DB", COOKIE_VARIABLE)  # in a command's environment
 MONITOR_COOKIE = b"monitor"  # in a monitor's environment: it belongs to no run's tree, not even to an enclosing one's
 
 KEEP = 10             # runs kept of each job
@@ -4739,11 +4740,11 @@ class Jobs:
         directory = self.store.run_dir(job_id, run)
         # The monitor has the launcher's environment, less what an enclosing job left in it; the command's changes come
         # with the order, so that they neither disturb the monitor nor show in its /proc/PID/environ.
-        environment = {key: value for key, value in launch["environment"].items() if not key.startswith(b"NODEJOBS_")}
+        environment = {key: value for key, value in launch["environment"].items() if key not in OUR_VARIABLES}
         environment[COOKIE_VARIABLE] = MONITOR_COOKIE
         changes = dict(launch["changes"])
-        changes.update({b"NODEJOBS_ID": job_id.encode("utf-8", "surrogateescape"), b"NODEJOBS_RUN": b"%d" % run,
-                        b"NODEJOBS_DB": os.fsencode(self.db_path), COOKIE_VARIABLE: entry["cookie"].encode()})
+        changes.update(zip(OUR_VARIABLES, (job_id.encode("utf-8", "surrogateescape"), b"%d" % run,
+                                           os.fsencode(self.db_path), entry["cookie"].encode())))
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None

@@ -266,6 +266,18 @@ def test_the_job_knows_who_it_is(jobs, store):
     assert second.cookie != first.cookie
 
 
+@pytest.mark.parametrize("options", [{}, {"queue": "q"}])
+def test_variables_of_the_users_own_pass_whatever_their_names(jobs, monkeypatch, options):
+    own = {"NODEJOBS_SSH": "ssh -p 1", "NODEJOBS_PYTHON": "python4", "NODEJOBS_ID_2": "x", "NODEJOBS_": "y"}
+    for name in own:
+        monkeypatch.setenv(name, own[name])
+    monkeypatch.setenv("NODEJOBS_ID", "of an enclosing job")
+    jobs.run(["env"], "a", **options)
+    jobs.wait("a")
+    seen = dict(line.split("=", 1) for line in jobs.job_logs("a")[0].splitlines() if line.startswith("NODEJOBS_"))
+    assert own.items() <= seen.items() and seen["NODEJOBS_ID"] == "a" and len(seen) == len(own) + 4
+
+
 @pytest.mark.parametrize("envs, seen", [({}, "1"), ({"PYTHONUNBUFFERED": ""}, ""), ({"PYTHONUNBUFFERED": "0"}, "0"),
                                         ({"PYTHONUNBUFFERED": None}, "")])
 def test_python_output_is_unbuffered_unless_it_was_set(jobs, monkeypatch, envs, seen):
