@@ -4210,6 +4210,23 @@ def check_command(command: "Command") -> "Tuple[Union[str, List[str]], List[byte
     return shown, [to_bytes("the command", word) for word in words]
 
 
+def is_shell(command: "Union[str, List[str]]") -> bool:
+    """Tell whether a command is a line for a shell: a string, or a list such as ["bash", "-lc", LINE]."""
+    if isinstance(command, str):
+        return True
+    if os.path.basename(command[0]) not in ("sh", "bash", "dash", "zsh", "ksh", "mksh"):
+        return False
+    words = iter(command[1:])
+    for word in words:
+        if word in ("-", "--") or word[:1] not in ("-", "+"):
+            break
+        if word[:2] != "--" and word[0] == "-" and "c" in word:
+            return True
+        if word[:2] != "--" and word[-1] in "oO":  # as in `bash -eo pipefail -c LINE`
+            next(words, "")
+    return False
+
+
 def check_environment(envs: "Optional[Mapping[str, Optional[str]]]") -> "Dict[bytes, Optional[bytes]]":
     """Return environment variables as exec takes them; None unsets one. Raises SchemaError."""
     changes: "Dict[bytes, Optional[bytes]]" = {}
@@ -4287,11 +4304,11 @@ class Jobs:
 
         command    a list is executed as it is; a string is a shell command line
         job_id     by default one is made up, readable and new
-        cwd        its working directory; by default ours
+        cwd        its working directory, and its $PWD; by default ours
         envs       environment variables on top of ours; None as a value unsets one
         startsecs  watch it for so many seconds, and return the moment it ends; with 0, return as soon as
-                   its exec is known to have succeeded. A shell that ends with 126 or 127 within this time
-                   could not start what it was given: failed_start
+                   its exec is known to have succeeded. A shell (also ["bash", "-c", LINE]) that ends with 126 or 127
+                   within this time could not start what it was given: failed_start
         fresh_for  if the last run was of the same command (and in `cwd`, where that is given), and finished with
                    success within so many seconds, or is queued or runs now, return its record and start nothing
         timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed; what it leaves
@@ -4333,9 +4350,11 @@ class Jobs:
         entry.update(timeout=timeout, merge=bool(merge))
         if max_log is not None:
             entry["max_log"] = max_log
+        if cwd is not None:
+            changes.setdefault(b"PWD", to_bytes("cwd", entry["cwd"]))
         launch = {"argv": argv, "changes": changes, "environment": platform.environment(), "umask": None,
                   "keep": self.keep,
-                  "startsecs": startsecs if isinstance(shown, str) else 0.0,
+                  "startsecs": startsecs if is_shell(shown) else 0.0,
                   "cwd": to_bytes("cwd", entry["cwd"]) if cwd is not None else None}
         with Translate("write to", self.db_path):
             self.store.make()

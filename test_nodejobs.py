@@ -239,6 +239,23 @@ def test_a_relative_directory_is_relative_to_ours(jobs, tmp_path, monkeypatch):
     assert jobs.job_logs("relative")[0].strip() == str(tmp_path / "sub")
 
 
+def test_pwd_names_the_directory_that_was_given_unless_it_is_set_itself(jobs, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("PWD", "/of/the/launcher")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to("sub")
+    for options in ({}, {"queue": "q"}):
+        def seen(**more):
+            jobs.run(["env"], "pwd", **options, **more)
+            assert jobs.wait("pwd").status == STATUS.c_finished
+            return [line[4:] for line in jobs.job_logs("pwd")[0].splitlines() if line[:4] == "PWD="]
+        assert seen(cwd=tmp_path / "link") == [str(tmp_path / "link")]
+        assert seen(cwd=tmp_path / "sub", envs={"PWD": "mine"}) == ["mine"]
+        assert seen(cwd=tmp_path, envs={"PWD": None}) == []
+        assert seen() == ["/of/the/launcher"]
+    cli("run", "--id", "b", "--wait", "--cwd", "sub", "--", "printenv", "PWD")
+    assert jobs.job_logs("b")[0] == "%s\n" % (tmp_path / "sub")
+
+
 def test_envs_are_added_to_ours_and_none_unsets(jobs, monkeypatch):
     monkeypatch.setenv("UNSET_ME", "still here")
     jobs.run("echo $INNER,$UNSET_ME,$HOME", "envs", envs={"INNER": "in ner", "UNSET_ME": None})
@@ -495,6 +512,26 @@ def test_a_shell_that_cannot_execute_its_line_is_a_failed_start(jobs, line, code
     record = jobs.run(line, "shell", startsecs=10)
     assert (record.status, record.exit_code) == (STATUS.c_failed_start, code)
     assert "exit code %d" % code in record.error
+
+
+@pytest.mark.parametrize("words, code", [
+    (["sh", "-c"], 127), (["/bin/sh", "-c"], 127), (["bash", "-lc"], 127), (["bash", "-e", "-u", "-c"], 127),
+    (["bash", "-eo", "pipefail", "-c"], 127), (["bash", "--norc", "+x", "-c", "--"], 127), (["dash", "-ec"], 126),
+    ([shutil.which("bash") or "bash", "-o", "pipefail", "-c"], 126)])
+@pytest.mark.parametrize("options", [{}, {"queue": "q"}])
+def test_a_list_that_gives_a_line_to_a_shell_fails_to_start_as_a_line_does(jobs, words, code, options):
+    if not shutil.which(words[0]):
+        pytest.skip("there is no %s here" % words[0])
+    jobs.run([*words, "no-such-program-here" if code == 127 else "/"], "shell", startsecs=30, **options)
+    record = jobs.wait("shell")
+    assert (record.status, record.exit_code) == (STATUS.c_failed_start, code)
+
+
+def test_a_list_that_gives_no_line_to_a_shell_is_a_program_like_any_other(jobs, tmp_path):
+    script = make_script(tmp_path / "script", "exit 127\n", 0o644)
+    for words in (["sh", script], ["sh", script, "-c"], ["sh", "--", script, "-c"], ["bash", "-o", "pipefail", script],
+                  ["env", "sh", "-c", "exit 127"]):
+        assert jobs.run(words, "program", startsecs=30).status == STATUS.c_failed, words
 
 
 def test_127_from_a_program_or_after_startsecs_is_a_failure_of_its_own(jobs):
