@@ -2942,12 +2942,22 @@ def clear(path: str, job: bool, run: bool) -> "List[str]":
     return foreign
 
 
+def full_path(path: str) -> str:
+    """Return the whole path of a directory, with a leading ~ expanded. Raises SchemaError where that cannot be."""
+    expanded = os.path.expanduser(path)
+    if path[:1] == "~" and not os.path.isabs(expanded):
+        raise SchemaError("nobody knows the home directory in %r; a directory of that very name is ./%s" % (path, path))
+    return os.path.abspath(expanded)
+
+
 def default_db_path() -> str:
     """Return $NODEJOBS_DB, else `nodejobs` in $XDG_STATE_HOME or where the system keeps a user's state."""
     chosen = os.environ.get("NODEJOBS_DB")
     if chosen:
         return chosen
-    home = os.environ.get("XDG_STATE_HOME") or platform.state_home()
+    home = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(home):  # its specification says that a relative one is ignored
+        home = platform.state_home()
     if not home:
         raise StoreError("there is no home directory to keep the jobs in; say where with --db DIR, "
                          "Jobs(db_path=...) or NODEJOBS_DB", "~")
@@ -3214,7 +3224,7 @@ class Store:
     """Directories <-> records. It starts and signals nothing."""
 
     def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord, in_home: bool = False) -> None:
-        self.path, self.record_class, self.in_home = os.path.abspath(path), record_class, in_home
+        self.path, self.record_class, self.in_home = full_path(path), record_class, in_home
         self.kinds = {(key, kind) for key, field in record_class.fields.items() for kind in (*field.kinds, type(None))}
         self.blank = record_class.defaults()
 
@@ -4719,7 +4729,7 @@ class Jobs:
         except TypeError as error:
             raise SchemaError("a field cannot be stored: %s" % error) from None
         try:
-            directory: "Optional[str]" = os.path.abspath(os.fsdecode(cwd)) if cwd is not None else os.getcwd()
+            directory: "Optional[str]" = full_path(os.fsdecode(cwd)) if cwd is not None else os.getcwd()
         except FileNotFoundError:
             directory = None  # ours was deleted; the command starts there all the same
         to_bytes("cwd", directory or "")
@@ -5893,7 +5903,7 @@ def command_line(jobs: Jobs, words: "Sequence[str]") -> str:
     program = [platform.python_name, name] if name == "-" or name.endswith(".py") else [
         os.path.basename(name) if os.path.dirname(name) in os.get_exec_path() else name]
     try:
-        elsewhere = jobs.db_path != os.path.abspath(default_db_path())
+        elsewhere = jobs.db_path != full_path(default_db_path())
     except StoreError:
         elsewhere = True
     return command_text(program + (["--db", jobs.db_path] if elsewhere else []) + list(words)) + (
@@ -6542,7 +6552,7 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
     if queues or takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
         if "--on" in head:
             return {}  # they would have to be fetched at every tab
-        store = Jobs(os.path.expanduser(db_path) if db_path else None).store
+        store = Jobs(db_path or None).store
         names = store.queue_names() if queues else [job_id for job_id, _ in store.job_dirs()]
         return {name: "" for name in names if name and name.isprintable() and name[0] != "-"}
     if takes:

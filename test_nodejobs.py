@@ -132,7 +132,7 @@ def cli(store, tmp_path):
     """Run the command line on the test's store; return the completed process, its output as text."""
     def run(*words, **options):
         ours = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-        env = dict(ours, NODEJOBS_DB=str(store), **options.pop("env", {}))
+        env = {**ours, "NODEJOBS_DB": str(store), **options.pop("env", {})}
         options.setdefault("timeout", 60)
         options.setdefault("cwd", str(tmp_path))
         return subprocess.run([PYTHON, str(FILE), *map(str, words)], env=env, stdin=subprocess.DEVNULL,
@@ -4686,6 +4686,38 @@ def test_a_path_that_is_too_long_is_an_error_that_says_so(tmp_path, cli):
     for words in (["run", "--id", "a", "true"], ["run", "true"], ["list"]):
         done = cli("--db", place, *words)
         assert done.returncode == 125 and "File name too long" in done.stderr and "Traceback" not in done.stderr, done
+
+
+def test_a_leading_tilde_is_expanded_wherever_a_directory_is_given(cli, tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for path in (home, here):
+        path.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    ours = {"cwd": str(here), "env": {"HOME": str(home), "NODEJOBS_DB": "~/jobs"}}
+    assert cli("run", "--id", "a", "--wait", "--cwd", "~", "--", "pwd", **ours).returncode == 0
+    assert cli("--db=~/jobs", "logs", "a", cwd=str(here), env={"HOME": str(home)}).stdout == "%s\n" % home
+    assert cli("status", "a", **ours).stdout.count("logs a\n") == 1, "the default store needs no --db"
+    for path in ("~/jobs", pathlib.Path("~/jobs")):
+        jobs = Jobs(path)
+        assert jobs.db_path == str(home / "jobs") and jobs.run("pwd", "b", cwd=pathlib.Path("~")).cwd == str(home)
+    assert cli("completion", "bash", "--", "nodejobs --db ~/jobs status ", **ours).stdout.split() == ["a", "b"]
+    for words in (["--db", "~nobody-of-that-name/x", "run", "--", "true"], ["run", "--cwd", "~nobody-of-that-name", "true"]):
+        done = cli(*words, **ours)
+        assert done.returncode == 2 and "nobody knows the home directory" in done.stderr
+    monkeypatch.setenv("HOME", "relative")
+    with pytest.raises(SchemaError, match="home directory"):
+        Jobs("~/jobs")
+    assert os.listdir(str(here)) == [] and os.listdir(str(home)) == ["jobs"]
+    assert cli("--db", "./~", "run", "--", "true", **ours).returncode == 0 and os.listdir(str(here)) == ["~"]
+
+
+def test_a_relative_state_home_is_ignored(cli, tmp_path):
+    for state, place in (("state", "home/.local/state"), ("~/state", "home/.local/state"), (str(tmp_path / "s"), "s")):
+        env = {"HOME": str(tmp_path / "home"), "XDG_STATE_HOME": state, "NODEJOBS_DB": ""}
+        assert cli("run", "--id", "a", "--wait", "--", "true", env=env).returncode == 0
+        assert (tmp_path / place / "nodejobs" / "a").is_dir()
+    assert sorted(os.listdir(str(tmp_path))) == ["home", "s"]
 
 
 # ------ command line ------

@@ -244,9 +244,12 @@ def story(job_id, record, lines):
 def main(words):
     store = os.getenv("NODEJOBS_DB")
     if not store:
-        store = (os.getenv("XDG_STATE_HOME") or "%s/.local/state" % os.getenv("HOME")) + "/nodejobs"
+        state = os.getenv("XDG_STATE_HOME") or ""
+        store = (state if state[:1] == "/" else "%s/.local/state" % os.getenv("HOME")) + "/nodejobs"
     if words[:1] == ["--db"] and len(words) > 1:
         store, words = words[1], words[2:]
+    if store[:2] == "~/":
+        store = os.getenv("HOME") + store[1:]
     if len(words) > 2 or words and words[0][:1] == "-" or len(words) > 1 and not words[1].isdigit():
         sys.stderr.write("usage: micropython_status.py [--db DIR] [ID [LINES]]\n")
         return 2
