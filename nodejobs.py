@@ -1427,8 +1427,7 @@ class Posix(Platform):
 
     def become_command(self, order: "Dict[str, Any]", files: "Tuple[int, ...]", go: int, failed: int) -> "NoReturn":
         """Turn the forked child into the command; on failure say the error number and words on `failed`."""
-        what = b"prepare the command"
-        hint = ""
+        what, hint = b"prepare the command", b""
         try:
             os.setsid()
             for target, fd in enumerate(files):
@@ -1448,28 +1447,41 @@ class Posix(Platform):
             environment.update(order["environment"])
             environment = {key: value for key, value in environment.items() if value is not None}
             what = b"execute " + order["argv"][0]
-            missing: "Optional[OSError]" = None
+            sought = b"/" not in order["argv"][0]
+            problem = None
             for program in order["programs"]:
                 try:
                     os.execve(program, order["argv"], environment)
-                except (FileNotFoundError, NotADirectoryError) as error:
-                    missing = missing or error
+                except OSError as error:
+                    # As a shell: a directory on PATH is no program, nor is what cannot be seen there.
+                    denied, mode = isinstance(error, PermissionError), 0
                     try:
-                        os.stat(program)
-                        hint = " (the file is there; the interpreter that it names is not)"
-                        break
-                    except OSError:
-                        hint = "" if b"/" in order["argv"][0] else " (it is nowhere on PATH)"
-                except PermissionError as error:
-                    missing = error  # as execvp: look further along PATH, but remember that there was one
-                    hint = " (it is a directory, or not executable: see chmod +x)"
-            if missing:
-                raise missing
+                        mode = os.stat(program).st_mode
+                    except OSError as unseen:
+                        if sought and isinstance(unseen, (FileNotFoundError, NotADirectoryError, PermissionError)):
+                            continue
+                    is_directory = mode & 0o170000 == 0o040000
+                    if sought and is_directory:
+                        continue
+                    if problem is None or mode and not denied:
+                        problem, hint = error, b""
+                        if is_directory:
+                            hint = b" (it is a directory)"
+                        elif mode and denied and not os.access(program, os.X_OK):
+                            hint = b" (%s is there, but it is not executable: see chmod +x)" % program
+                        elif mode and (denied or isinstance(error, (FileNotFoundError, NotADirectoryError))):
+                            hint = b" (the file is there; the interpreter that it names is not, or may not be executed)"
+                        elif error.errno == 8:  # ENOEXEC; the errno module is one more that the monitor does not load
+                            hint = b" (a script needs a first line such as #!/bin/sh)"
+                    if mode and not denied:
+                        break  # as execvp: further along PATH only where it may not be executed
+            if problem is None:
+                hint = b" (it is nowhere on PATH)"
+                problem = FileNotFoundError(2, "")
+            raise problem
         except OSError as error:
-            if error.errno == 8:  # ENOEXEC; the errno module is one more that the monitor does not load
-                hint = " (a script needs a first line such as #!/bin/sh)"
             number = error.errno or 0
-            os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint.encode()))
+            os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint))
         finally:
             os._exit(127)
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
@@ -5634,7 +5646,8 @@ def start_exit_code(record: JobRecord) -> int:
     """Return what `run` exits with when it does not wait."""
     if record.status != FAILED_START:
         return EXIT_ERROR if record.status == LOST else 0
-    missing = record.exit_code == EXIT_NOT_FOUND or record.errno == errno.ENOENT
+    missing = record.exit_code == EXIT_NOT_FOUND or (  # not its directory
+        record.errno == errno.ENOENT and str(record.error)[:15] == "cannot execute ")
     return EXIT_NOT_FOUND if missing else EXIT_CANNOT_EXECUTE
 
 
@@ -5798,7 +5811,7 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
                     what == "command" or options.cwd is not None):
                 complain("%s is not fresh: its last run had another %s: %s" % (record.self_id, what, was))
     word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
-    if record.status == FAILED_START and record.errno == errno.ENOENT and set(" |&;<>$") & set(word):
+    if start_exit_code(record) == EXIT_NOT_FOUND and set(" |&;<>$") & set(word):
         complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
     if record.status == QUEUED and record.error and (options.follow or options.wait):
         complain(record.error)

@@ -481,12 +481,71 @@ def test_a_start_that_fails_says_why_at_once(jobs, tmp_path, make, number, words
     assert [line.get("status") for line in journal_of(record)].count("running") == 0
 
 
-def test_a_missing_working_directory_is_a_failed_start(jobs, tmp_path):
+@pytest.mark.parametrize("make, number, error", [
+    (lambda path: make_script(path, "#!/bin/sh\n", 0o644), errno.EACCES,
+     "Permission denied ({} is there, but it is not executable: see chmod +x)"),
+    (lambda path: path.mkdir(), errno.ENOENT, "No such file or directory (it is nowhere on PATH)"),
+    (lambda path: path.symlink_to("nowhere"), errno.ENOENT, "No such file or directory (it is nowhere on PATH)"),
+    (lambda path: path.symlink_to(path.name), errno.ELOOP, "Too many levels of symbolic links"),
+    (lambda path: make_script(path, "#!/no/such\n", 0o755), errno.ENOENT,
+     "No such file or directory (the file is there; the interpreter that it names is not, or may not be executed)"),
+    (lambda path: make_script(path, "#!/tmp\n", 0o755), errno.EACCES,
+     "Permission denied (the file is there; the interpreter that it names is not, or may not be executed)"),
+    (lambda path: shutil.copy("/bin/true", str(path)), errno.ETXTBSY, "Text file busy"),
+    (lambda path: shutil.copy("/bin/true", str(path)), errno.E2BIG, "Argument list too long"),
+], ids=["not executable", "directory", "dangling", "loop", "no interpreter", "bad interpreter", "busy", "too long"])
+def test_what_is_found_on_the_path_but_cannot_be_executed_is_told_as_such(jobs, cli, tmp_path, make, number, error):
+    (tmp_path / "bin").mkdir()
+    path = tmp_path / "bin" / "tool"
+    make(path)
+    words = ["tool"] + ["x" * (1 << 18)] * (number == errno.E2BIG)
+    env = {"PATH": "/no/such:%s:%s:/bin" % (FILE, path.parent)}
+    with open(str(path), "ab") if number == errno.ETXTBSY else contextlib.suppress():
+        record = jobs.run(words, "a", envs=env)
+        assert (record.status, record.errno) == (STATUS.c_failed_start, number)
+        assert record.error == "cannot execute tool: " + error.format(path)
+        done = cli("run", "--", *words[:1], env=env) if number != errno.E2BIG else None
+    assert not done or done.returncode == (127 if number == errno.ENOENT else 126)
+    if number in (errno.EACCES, errno.ELOOP) or "nowhere" in error:
+        make_script(tmp_path / "tool", "#!/bin/sh\n", 0o755)
+        later = jobs.run(["tool"], "later", envs={"PATH": "%s:%s" % (path.parent, tmp_path)}, startsecs=30)
+        assert later.status == STATUS.c_finished
+
+
+def test_what_may_not_be_seen_on_the_path_is_not_found(tmp_path):
+    closed, place = tmp_path / "closed", tmp_path / "open"
+    for path in (closed, place):
+        path.mkdir()
+    make_script(closed / "tool", "#!/bin/sh\n", 0o755)
+    closed.chmod(0)
+    place.chmod(0o777)
+    open_to_others(tmp_path)
+    copy = shutil.copy(str(FILE), str(place))
+    script = ("import os, sys\nif not os.getuid(): os.setgid(65534); os.setuid(65534)\n"
+              "os.environ.update(HOME='/', PATH=sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])")
+    python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else PYTHON
+    for search, words, code, error in (
+            ("%s:/bin" % closed, ["tool"], 127, "No such file or directory (it is nowhere on PATH)"),
+            (str(closed), ["tool"], 127, "No such file or directory (it is nowhere on PATH)"),
+            ("/bin", [str(closed / "tool")], 126, "Permission denied")):
+        done = subprocess.run([PYTHON if not is_root else python, "-c", script, search, python, copy, "--db",
+                               str(place / "db"), "run", "--id", "a", "--", *words], cwd="/", stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True)
+        assert done.stdout == "a: failed_start: cannot execute %s: %s (run %s)\n" % (
+            words[0], error, done.stdout.rpartition("run ")[2][:-2]), done
+        assert done.returncode == code
+    closed.chmod(0o700)
+
+
+def test_a_missing_working_directory_is_a_failed_start(jobs, cli, tmp_path):
     record = jobs.run(["true"], "nowhere", cwd=tmp_path / "nowhere")
     assert record.status == STATUS.c_failed_start
     assert "change to the working directory %s: No such file or directory" % (tmp_path / "nowhere") in record.error
     (tmp_path / "file").write_text("")
     assert "Not a directory" in jobs.run(["true"], "file", cwd=tmp_path / "file").error
+    for name in ("nowhere", "file"):
+        done = cli("run", "--cwd", name, "--", "a | b")
+        assert done.returncode == 126 and not done.stderr, "that it was not found is said of programs only"
 
 
 @needs_root
