@@ -2962,6 +2962,14 @@ def full_path(path: str) -> str:
     return os.path.abspath(expanded)
 
 
+def working_directory() -> "Optional[str]":
+    """Return ours; None if it was deleted or cannot be known."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
 def default_db_path() -> str:
     """Return $NODEJOBS_DB, else `nodejobs` in $XDG_STATE_HOME or where the system keeps a user's state."""
     chosen = os.environ.get("NODEJOBS_DB")
@@ -4740,10 +4748,8 @@ class Jobs:
             to_json(fields)
         except TypeError as error:
             raise SchemaError("a field cannot be stored: %s" % error) from None
-        try:
-            directory: "Optional[str]" = full_path(os.fsdecode(cwd)) if cwd is not None else os.getcwd()
-        except FileNotFoundError:
-            directory = None  # ours was deleted; the command starts there all the same
+        # Where ours was deleted, the command starts there all the same.
+        directory = full_path(os.fsdecode(cwd)) if cwd is not None else working_directory()
         to_bytes("cwd", directory or "")
         return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
                      "format": 1, "user": platform.user(), "host": platform.host(),
@@ -5428,6 +5434,28 @@ def read_path(text: str) -> str:
     return os.fsdecode(to_bytes("a path", text))
 
 
+class Output:
+    """Our stdout or stderr, whose errors are told from all others by what they have as file name."""
+
+    def __init__(self, stream: "Any") -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> "Any":
+        found = getattr(self.stream, name)
+        if name == "buffer":
+            return Output(found)
+        if name not in ("write", "flush"):
+            return found
+
+        def call(*words: "Any") -> "Any":
+            try:
+                return found(*words)
+            except OSError as error:
+                error.filename = Output
+                raise
+        return call
+
+
 def write(stream: "Any", text: str, end: str = "\n") -> None:
     """Write text, with what the stream's encoding lacks as escapes: a C locale is no reason to fail."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -5917,7 +5945,7 @@ def command_line(jobs: Jobs, words: "Sequence[str]") -> str:
         os.path.basename(name) if os.path.dirname(name) in os.get_exec_path() else name]
     try:
         elsewhere = jobs.db_path != full_path(default_db_path())
-    except StoreError:
+    except (NodejobsError, OSError):  # there is no such default
         elsewhere = True
     return command_text(program + (["--db", jobs.db_path] if elsewhere else []) + list(words)) + (
         " < nodejobs.py" if name == "-" else "")
@@ -5938,8 +5966,8 @@ def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
         steps.append(["history"] + job)
     if newest and record.ended and record.command:
         again = ["run", "--id", record.self_id]
-        for flag, value in (("--cwd", record.cwd if record.cwd != os.getcwd() else None), ("--timeout", record.timeout),
-                            ("--max-log", record.max_log),
+        for flag, value in (("--cwd", record.cwd if record.cwd != working_directory() else None),
+                            ("--timeout", record.timeout), ("--max-log", record.max_log),
                             ("--queue", record.queue)):
             again += [flag, "%g" % value if isinstance(value, float) else str(value)] if value is not None else []
         again += ["--merge"] if record.merge else []
@@ -6581,8 +6609,8 @@ def verb_completion(jobs: Jobs, options: "Any") -> int:
     if shell not in COMPLETIONS:
         raise SchemaError("there is no completion for %r, only for %s" % (shell, ", ".join(COMPLETIONS)))
     if len(options.words) == 1:
-        path = os.path.abspath(sys.argv[0])
-        program = command_text([sys.executable, path] if os.path.isfile(path) else ["nodejobs"])
+        program = command_text([sys.executable, os.path.abspath(sys.argv[0])] if os.path.isfile(sys.argv[0]) else
+                               ["nodejobs"])
         sys.stdout.write(COMPLETIONS[shell] % {"us": program_name(), "program": program})
         return 0
     words, quote, start = read_line(options.words[1])
@@ -6712,8 +6740,9 @@ def dispatch(words: "List[str]") -> int:
 
 def main(argv: "Optional[List[str]]" = None) -> int:
     """Run the command line; return its exit code (0, 2, 124 to 127, or a job's own)."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # both are None where the caller closed them
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    before: "Any" = (sys.stdout, sys.stderr)
+    streams: "Any" = [Output(stream or open(os.devnull, "w")) for stream in before]  # None where the caller closed it
+    sys.stdout, sys.stderr = streams
     platform.prepare_output()
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit codes of our children are lost
@@ -6734,11 +6763,15 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_SIGNAL + SIGPIPE
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        complain("cannot write the output: %s" % error.strerror)
+        if error.filename is Output:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain("cannot %s: %s" % ("write the output" if error.filename is Output else
+                                    "use %s" % error.filename if error.filename else "go on", error.strerror))
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_SIGNAL + int(signal.SIGINT)
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 # The original nodejobs was a package: `from nodejobs.jobs import Jobs` and `from nodejobs.jobdb import

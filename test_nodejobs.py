@@ -5014,6 +5014,43 @@ def test_a_full_output_is_one_line_and_125(store, jobs):
     assert jobs.get_status("a").status == STATUS.c_finished
 
 
+@pytest.mark.parametrize("how", ["file", "standard input"])
+def test_in_a_deleted_directory_whatever_reads_works(jobs, store, tmp_path, how):
+    jobs.run("echo out", "d", queue="q")
+    jobs.wait("d")
+    program, source = (str(FILE), os.devnull) if how == "file" else ("-", str(FILE))
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    (tmp_path / "nodejobs").symlink_to(store)
+    for extra, variables in (("--db %s" % store, {}), ("", {"NODEJOBS_DB": str(store)}),
+                             ("", {"XDG_STATE_HOME": str(tmp_path)}), ("--db %s" % store, {"NODEJOBS_DB": "relative"})):
+        for words in ("status d", "list", "list --id 'd*' --json", "logs d", "logs -f d", "history d", "wait d", "queue list",
+                      "completion bash", "completion bash 'nodejobs --db %s status '" % store, "--help")[:12 if extra and not variables else 1]:
+            gone = tmp_path / "gone"
+            gone.mkdir()
+            line = 'rmdir "$PWD"; exec "%s" "%s" %s %s < "%s"' % (PYTHON, program, extra, words, source)
+            done = subprocess.run(line, shell=True, cwd=str(gone), env=dict(env, **variables),
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+            assert (done.returncode, done.stderr) == (0, "") and done.stdout, (words, variables, done)
+
+
+def test_an_error_is_blamed_on_the_output_only_if_it_was_the_output(cli, jobs, store, monkeypatch, capfd):
+    with open(str(FILE), "rb") as text:
+        jobs.run(["cat"], "long")
+        pathlib.Path(jobs.get_status("long").stdout_path).write_bytes(text.read())
+    for words in ("logs long", "logs -f long", "--help", "list"):  # more than any buffer, and less
+        done = subprocess.run('"%s" "%s" --db "%s" %s > /dev/full' % (PYTHON, FILE, store, words), shell=True,
+                              stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (125, b"nodejobs: cannot write the output: No space left on device\n")
+
+    def broken(tail):
+        raise OSError(errno.EIO, "Input/output error")  # as read(2): no file is named
+    monkeypatch.setattr(nodejobs.LogTail, "read", broken)
+    assert nodejobs.main(["--db", str(store), "logs", "long"]) == 125
+    print("still open")
+    output = capfd.readouterr()
+    assert output.out == "still open\n" and "Input/output error" in output.err and "output:" not in output.err
+
+
 def test_wait_takes_many_ids_and_a_timeout(cli, jobs):
     jobs.run("sleep 0.2", "a", startsecs=0)
     jobs.run("sleep 0.1; exit 7", "b", startsecs=0)
