@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
     Ticket = Tuple[int, str, str]  # a run's place in its queue: number, cookie, kind
     Option = Tuple[str, str, Any, Any, str]
-    Column = Tuple[str, int, List[str]]  # title, least width, cells
+    Column = Tuple[str, int, List[str]]  # title, width to which it may be cut, cells
 
 __version__ = "1.0.0"
 __all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "JobEvent", "QueueRecord",
@@ -5497,6 +5497,19 @@ def fit(text: str, width: int) -> str:
     return text + " " * (width - width_of(text))
 
 
+def fit_items(text: str, width: int) -> str:
+    """Pad printable text to a number of columns, or cut it after one of its items: "queued, after a, ~"."""
+    if width_of(text) > width:
+        first, *items = text.split(", ")
+        text = first + ", ~"
+        for item in items:
+            longer = text[:-1] + item + ", ~"
+            if width_of(longer) > width:
+                break
+            text = longer
+    return fit(text, width)
+
+
 def terminal_width(stream: "Any" = None, without: int = 1000000) -> int:
     """Return the columns to fill: $COLUMNS, else the terminal's; `without` a terminal there is no limit."""
     columns = os.environ.get("COLUMNS", "")
@@ -5553,29 +5566,32 @@ def state_of(record: JobRecord) -> str:
 
 def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times: "List[str]",
           room: int) -> "Iterator[str]":
-    """Yield a line for each record. `first` and `last` are a title, a least width and the cells of a column.
+    """Yield a line for each record. `first` and `last` are a title, a width and the cells of a column.
 
-    They share what room the others leave. What does not fit is dropped from the right, but for the first two.
+    They and STATUS share what room the others leave, and are cut to that width if they must be. The others are cut if
+    they are wider, which no number and no time of ours is. What does not fit even so is dropped from the right.
     """
     columns = [first,
-               ("STATUS", 8, [state_of(record) for record in records]),
-               ("EXIT", 4, [str(record.signal or ("-" if record.exit_code is None else record.exit_code))
-                            for record in records]),
-               ("TIME", 6, times),
+               ("STATUS", 12, [state_of(record) for record in records]),
+               ("EXIT", 10, [str(record.signal or ("-" if record.exit_code is None else record.exit_code))
+                             for record in records]),
+               ("TIME", 11, times),
                ("STARTED", 19, [local_time(record.started_at) for record in records]),
                last]
-    columns = [(title, least, [title] + [printable(cell) for cell in cells]) for title, least, cells in columns]
-    while len(columns) > 2 and sum(least + 2 for _, least, _ in columns) - 2 > room:
-        del columns[-1]
-    widths = [max(width_of(cell) for cell in cells) for _, _, cells in columns]
-    for index, keep in ((0, room // 3), (-1, columns[-1][1]), (0, columns[0][1])):
-        excess = sum(widths) + 2 * (len(widths) - 1) - room
-        if excess > 0:
-            widths[index] = max(widths[index] - excess, min(keep, widths[index]))
-    for number, row in enumerate(zip(*[cells for _, _, cells in columns])):
-        parts = [fit(cell, width) for cell, width in zip(row, widths)]
+    cells = [[title] + [printable(cell) for cell in column] for title, _, column in columns]
+    widths = [max(map(width_of, column)) for column in cells]
+    least = [min(width, column[1]) for width, column in zip(widths, columns)]
+    widths[2:5] = least[2:5]
+    while len(least) > 1 and sum(least) + 2 * len(least) - 2 > room:
+        del least[-1], widths[-1]
+    for index, keep in ((0, room // 3), (1, room // 4), (5, 0), (1, 0), (0, 0)):
+        excess = sum(widths) + 2 * len(widths) - 2 - room
+        if excess > 0 and index < len(widths):
+            widths[index] = max(widths[index] - excess, min(max(keep, least[index]), widths[index]))
+    for number, row in enumerate(zip(*cells)):
+        parts = [(fit_items if index == 1 else fit)(row[index], min(width, room)) for index, width in enumerate(widths)]
         parts[-1] = parts[-1].rstrip()
-        if number:
+        if number and parts[1:]:
             parts[1] = coloured(row[1].partition(",")[0], parts[1])
         yield "  ".join(parts)
 
@@ -6046,7 +6062,7 @@ def job_table(jobs: Jobs, records: "List[Any]", room: int, usual: "Dict[Any, Any
             usual[run] = usual_of(jobs, record)
         slow = record.status in ACTIVE and is_slow(record, usual.get(run))
         times.append(human_seconds(record.duration) + (" slow" if slow else ""))
-    return table(records, ("ID", 8, [record.self_id for record in records]),
+    return table(records, ("ID", max(room // 5, 8), [record.self_id for record in records]),
                  ("COMMAND", 12, [command_text(record.command) for record in records]), times, room)
 
 

@@ -5145,6 +5145,42 @@ def test_a_table_fits_its_width_and_survives_hostile_ids(cli, jobs):
     assert "\x1b" not in cli("status", "\x1b[31m").stderr
 
 
+def columns_of(rows, width):
+    """Return the cells of a table in columns of a terminal, after a look that it fits and that no cell runs into another."""
+    rows = [row.replace("日", "日 ") for row in rows]  # as many characters as columns
+    assert all(len(row) <= width for row in rows), rows
+    starts = [match.start() for match in re.finditer(r"\S+", rows[0])]
+    assert all(row[start - 1:start] in ("", " ") for row in rows for start in starts[1:]), rows
+    return [[row[start:end].strip() for start, end in zip(starts, starts[1:] + [None])] for row in rows]
+
+
+@pytest.mark.parametrize("width, titles", [(40, 4), (60, 4), (80, 6), (120, 6)])
+def test_no_row_is_wider_than_the_terminal_and_no_cell_pushes_another_out(cli, jobs, screen, width, titles):
+    needed = ["needed-%d" % number for number in range(9)]
+    for job_id in needed:
+        jobs.run(["sleep", "300"], job_id, startsecs=0)
+    for job_id, after in (("nightly-deploy-of-the-whole-website", needed), ("b", needed), ("日" * 25, ["needed-1"]),
+                          ("c", ["nightly-deploy-of-the-whole-website"])):
+        jobs.run(["echo", "日" * 200], job_id, queue="日" * 25, after=after)
+    jobs.run("kill -9 $$", "killed", startsecs=30)
+    os.kill(jobs.get_status("needed-0").last_pid, signal.SIGSTOP)
+    env = {"COLUMNS": str(width), "PYTHONIOENCODING": "utf-8"}
+    watcher = screen("list", "--watch", columns=width)
+    watcher.until("\\[J")
+    for rows in (cli("list", env=env).stdout.splitlines(), watcher.picture()[1:16]):
+        cells = columns_of(rows, width)
+        assert len(cells) == 15 and len(cells[0]) == titles and cells[0][:4] == ["ID", "STATUS", "EXIT", "TIME"]
+        shown = {row[0][:8]: row for row in cells}
+        assert len(shown["nightly-"][0]) >= min(width // 5, 35) and shown["nightly-"][0].rstrip("~") in (
+            "nightly-deploy-of-the-whole-website")
+        assert re.match(r"(queued, after (needed-\d, )+|queued, )~$", shown["b"][1]), "only whole ids are shown"
+        assert shown["c"][1] == "queued, ~" if width < 120 else "queued, after nightly-deploy-of-the-whole-website"
+        assert shown["killed"][1:3] == ["failed", "SIGKILL"] and shown["needed-0"][1].startswith("running, ")
+    jobs.run(["nothing" * 40], "killed")
+    cells = columns_of(cli("history", "killed", env=env).stdout.splitlines(), width)
+    assert [row[:3] for row in cells[1:]] == [["1", "failed", "SIGKILL"], ["2", "failed_start", "-"]]
+
+
 def test_output_that_the_locale_cannot_say_is_escaped(cli, jobs):
     jobs.run("true", "é日")
     done = cli("list", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
