@@ -656,7 +656,7 @@ class QueueRecord(BaseData):
     queue = Field(str, required=True, doc="its name")
     slots = Field(int, doc="how many of its jobs may run at once")
     paused = Field(bool, doc="whether nothing is started from it")
-    paused_by = Field(str, doc="user and process that paused it, or resumed it")
+    paused_by = Field(str, doc="user and process that paused it; None if it is not paused")
     running = Field(list, doc="ids of those of its jobs that run, in the order in which they were queued")
     waiting = Field(list, doc="ids of those that wait, the next one first")
 
@@ -3571,6 +3571,8 @@ class Store:
                 continue  # torn
             if isinstance(entry, dict) and QueueRecord.fields["slots"].accepts(entry.get("slots")):
                 state.update(entry)
+        if not state["paused"]:
+            state["paused_by"] = None  # the journal has who resumed it
         return state
 
     def set_queue(self, lock: JobLock, entry: "Dict[str, Any]") -> None:
@@ -4693,16 +4695,23 @@ class Jobs:
         return record
 
     def pause(self, queue: str) -> "QueueRecord":
-        """Start nothing from that queue, which may be a new one, until it is resumed; what runs goes on."""
+        """Start nothing from that queue until it is resumed; what runs goes on. Raises NodejobsError if there is none."""
         return self._set_queue(queue, {"paused": True})
 
     def resume(self, queue: str, slots: "Optional[int]" = None) -> "QueueRecord":
-        """Start again what is due in that queue; with `slots`, set how many of its jobs may run at once."""
+        """Start again what is due in that queue; with `slots`, set how many of its jobs may run at once.
+
+        With `slots` it may be a new queue; else it raises NodejobsError if there is none of that name.
+        """
         return self._set_queue(queue, {"paused": False, **({} if slots is None else {"slots": slots})})
 
     def _set_queue(self, queue: str, changes: "Dict[str, Any]") -> "QueueRecord":
         check_queue(queue, changes.get("slots"))
         with Translate("write to", self.db_path):
+            names = [name for name in self.store.queue_names() if name is not None]
+            if queue not in names and "slots" not in changes:
+                raise NodejobsError("there is no queue %r in %s, whose queues are: %s" % (
+                    queue, self.db_path, ", ".join(names) or "none"))
             self.store.make()
             with self.store.lock_queue(queue, create=True) as line:
                 before = self.store.queue_state(queue)
@@ -6491,8 +6500,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
         ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
         ["stop backup", "stop web worker --grace 30s --signal INT"]),
-    "queue": (verb_queue, "show queues (list), pause or resume one, move a job to its front (first), start what is due "
-                          "(start)", "ACTION [NAME]", [],
+    "queue": (verb_queue, "show queues (list), pause or resume one (resume NAME:SLOTS makes it, if there is none), move a "
+                          "job to its front (first), start what is due (start)", "ACTION [NAME]", [],
               ["queue list", "queue pause net", "queue resume net:3"]),
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),

@@ -2784,9 +2784,23 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(line, jobs, cli):
     done = cli("queue", "resume", "q")
     assert (done.returncode, done.stdout) == (0, "q: 1 of 1 slot taken (b), 1 waiting (c)\n")
     line.until("running", "b")
+    assert jobs.queues()["q"].paused_by is None and json.loads(cli("queue", "list", "--json").stdout)[0]["paused_by"] is None
+
+
+def test_a_queue_that_is_not_there_is_not_paused_nor_resumed_but_resume_with_slots_makes_it(line, jobs, cli, store):
+    for act in (jobs.pause, jobs.resume):
+        with pytest.raises(NodejobsError, match="no queue 'a' in .*, whose queues are: none$"):
+            act("a")
+    assert not store.exists()
+    assert cli("queue", "resume", "new:2").stdout == "new: 0 of 2 slots taken, 0 waiting\n"
+    jobs.resume("b", slots=1)
+    for verb in ("pause", "resume"):
+        done = cli("queue", verb, "nwe")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert done.stderr == "nodejobs: there is no queue 'nwe' in %s, whose queues are: b, new\n" % store
     assert cli("queue", "pause", "new").stdout.startswith("new: paused by ")
     assert line.run("d", queue="new").status == "queued", "it was paused before anything was in it"
-    assert list(jobs.queues()) == ["new", "q"]
+    assert list(jobs.queues()) == ["b", "new"]
 
 
 def test_queues_are_shown_as_json_too_and_usage_is_told(line, jobs, cli, store):
@@ -3347,6 +3361,7 @@ def test_the_spool_of_another_python_starts_all_the_same(line, jobs, store):
 
 
 def test_what_one_caller_cannot_start_waits_for_one_who_can(line, jobs, store, cli):
+    jobs.resume("q", 1)
     jobs.pause("q")
     for job_id in "ab":
         line.run(job_id, queue="q")
@@ -5610,6 +5625,7 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
         pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
     for job_id in HOSTILE_IDS + ["web:1=x"]:
         jobs.run(["true"], job_id, startsecs=20)
+    jobs.resume("line", 1)
     jobs.pause("line")
     home = tmp_path / "home"
     home.mkdir()
@@ -5653,6 +5669,7 @@ def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, j
 
 
 def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
+    jobs.resume("line", 1)
     jobs.pause("line")
     for job_id in ("a", "b"):
         assert jobs.run(["true"], job_id, queue="line").status == STATUS.c_queued
@@ -5666,6 +5683,7 @@ def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
 
 
 def test_a_queued_job_whose_cookie_is_damaged_is_no_dead_end(jobs):
+    jobs.resume("line", 1)
     jobs.pause("line")
     for job_id in ("stopped", "removed", "due"):
         path = pathlib.Path(jobs.run(["true"], job_id, queue="line").logdir) / "journal.jsonl"
@@ -5692,8 +5710,8 @@ def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
     assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
     assert words("nodejobs --on web1 wait ") == [] and words("nodejobs --on web1 list --sta") == ["--status"]
-    jobs.pause("q \u00e4")
-    jobs.pause("-hidden")
+    jobs.resume("q \u00e4", 1)
+    jobs.resume("-hidden", 1)
     assert words("nodejobs queue ") == list(nodejobs.QUEUE_ACTIONS) and "--json" in words("nodejobs queue -")
     assert words("nodejobs queue pause ") == words("nodejobs queue resume ") == words("nodejobs run --queue ") == ["q \u00e4"]
     assert words("nodejobs queue first ") == words("nodejobs run --after ") == ["a b"]
@@ -7963,6 +7981,7 @@ class TestEverywhere:
         assert nj("run", "--id", "x", "--after", "nobody", "--", *nj.say("pass")).returncode == 125
 
     def test_a_paused_queue_waits_until_it_is_resumed(self, nj):
+        assert nj("queue", "resume", "q:1").stdout.startswith("q: 0 of 1 slot taken")
         assert nj("queue", "pause", "q").stdout.startswith("q: paused by ")
         for job_id in "ab":
             done = nj("run", "--id", job_id, "--queue", "q", "--", *nj.command(job_id))

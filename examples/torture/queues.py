@@ -417,6 +417,7 @@ def submitters(room):
         line = Line(room.path / str(number), slots)
         ids = ["job-%02d" % place for place in range(64)]
         if paused:
+            line.jobs.resume("q", slots)
             line.jobs.pause("q")
 
         def submit(place):
@@ -548,7 +549,8 @@ class Storm(Line):
             except (nodejobs.UnknownJob, nodejobs.JobRunning):
                 pass
             except nodejobs.NodejobsError as error:
-                if not (verb == "first" and "waits in no queue" in str(error)):
+                if not (verb == "first" and "waits in no queue" in str(error)
+                        or verb == "pause" and "there is no queue" in str(error)):
                     problems.append("%s: %s: %s" % (verb, type(error).__name__, error))
             except Exception as error:
                 problems.append("%s: %s: %s" % (verb, type(error).__name__, error))
