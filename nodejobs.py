@@ -396,7 +396,8 @@ def signal_number(name: "Union[str, int]") -> int:
     if text.isdecimal() and len(text) < 9:
         number = int(text)
     else:
-        number = getattr(signal, text if text[:3] == "SIG" else "SIG" + text, SIGKILL if text[-4:] == "KILL" else 0)
+        text = text if text[:3] == "SIG" else "SIG" + text
+        number = getattr(signal, text, SIGKILL if text == "SIGKILL" else 0)
     if "_" in text or not isinstance(number, int) or not 0 < number < signal.NSIG:
         raise SchemaError("there is no signal %r here; say for example TERM, INT, KILL or a number" % (name,))
     return int(number)
@@ -508,8 +509,18 @@ class BaseData(dict):  # type: ignore[type-arg]
         for key, value in dict(*values, **more).items():
             self[key] = value
 
+    def __ior__(self, values: "Any") -> "Any":  # type: ignore[misc]
+        self.update(values)
+        return self
+
+    def setdefault(self, key: str, value: "Any" = None) -> "Any":
+        """As dict.setdefault, with key and type checked."""
+        if key not in self:
+            self[key] = value
+        return self[key]
+
     def __reduce__(self) -> "Any":
-        return type(self).trusted, (dict(self),)
+        return type(self).trusted, (dict(self),), vars(self)
 
 
 class JobRecord(BaseData):
@@ -622,7 +633,7 @@ class JobFilter(JobRecord):
         for choice in choices:
             if choice is not None:
                 self.record_class.check(key, choice)
-            if key == "status" and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
+            if key == "status" and choice is not None and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
                 raise SchemaError("no job can have the status %r; there are %s" % (choice, ", ".join(ACTIVE + ENDED)))
         dict.__setitem__(self, key, choices)
 
@@ -3406,7 +3417,8 @@ class Store:
             wrong = [key for key, value in state.items() if key in fields and not fields[key].accepts(value)]
         for key in wrong:
             del state[key]
-        odd = [key for key in ("last_pid", "monitor_pid") if not 1 < (state.get(key) or 2) < 1 << 31]
+        odd = [key for key in ("last_pid", "monitor_pid")
+               if state.get(key) is not None and not 1 < state[key] < 1 << 31]
         if state.get("status", STARTING) not in STATUSES:
             odd.append("status")
         # What a process must carry to be the run's. An empty one would make every process its own.
@@ -6164,7 +6176,7 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
     records = listed(jobs, options)
     if options.json:
         say_json(records)
-    elif records:
+    elif records or options.n == 0:
         for line in job_table(jobs, records, terminal_width(), {}):
             say(line)
     else:
@@ -6728,6 +6740,8 @@ def dispatch(words: "List[str]") -> int:
     if top.version:
         say("nodejobs " + __version__)
         return 0
+    if words and not top.help and not top.words:
+        raise SchemaError("the verb is missing after %s; there are %s" % (command_text(words), ", ".join(VERBS)))
     if top.help or not top.words:
         (sys.stdout if top.help else sys.stderr).write(main_help())
         return 0 if top.help else EXIT_USAGE

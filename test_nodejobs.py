@@ -8,6 +8,7 @@ Every test has a store of its own; when it ends, its jobs are stopped and no pro
 import ast
 import concurrent.futures
 import contextlib
+import copy
 import errno
 import fcntl
 import http.client
@@ -15,6 +16,7 @@ import importlib.util
 import json
 import marshal
 import multiprocessing
+import operator
 import os
 import pathlib
 import pickle
@@ -1750,7 +1752,8 @@ def test_stop_by_another_signal(jobs):
     assert jobs.job_logs("custom")[0] == "ready\nusr1\n"
 
 
-@pytest.mark.parametrize("name", ["TERMINATE", "²", "9" * 5000, "0", "-1", "_DFL", "999", ""])
+@pytest.mark.parametrize("name", ["TERMINATE", "OVERKILL", "SIGOVERKILL", "KILLKILL", "SIGSIGKILL", "²", "9" * 5000, "0",
+                                  "-1", "_DFL", "999", ""])
 def test_a_signal_that_does_not_exist_is_refused(jobs, name):
     record = jobs.run(["sleep", "30"], "sleeper", startsecs=0)
     with pytest.raises(SchemaError, match="no signal"):
@@ -3621,6 +3624,15 @@ def test_a_line_that_does_not_parse_never_hides_the_job(jobs, damage):
     assert jobs.run("true", "damaged").run == 2
 
 
+@pytest.mark.parametrize("key", ["last_pid", "monitor_pid"])
+@pytest.mark.parametrize("pid", [0, 1, -1, 1 << 31])
+def test_a_pid_that_no_job_can_have_is_told_as_damage(jobs, key, pid):
+    path = pathlib.Path(jobs.run("true", "a").logdir, "journal.jsonl")
+    path.write_text(re.sub('"%s":[0-9]+' % key, '"%s":%d' % (key, pid), path.read_text()))
+    record = jobs.get_status("a")
+    assert record[key] is None and "its journal is damaged; see %s" % path in record.error
+
+
 @pytest.mark.parametrize("hour", ["nan", "inf", "1e300"])
 def test_a_time_that_no_clock_shows_is_shown_as_it_was_written(cli, jobs, hour):
     path = pathlib.Path(jobs.run("true", "a", startsecs=20).logdir) / "journal.jsonl"
@@ -3770,6 +3782,11 @@ def test_a_class_attribute_is_the_key_and_an_instance_attribute_the_value():
     (lambda: Ticket(self_id="a", ticket=None), r"Ticket.ticket must be str, not NoneType None"),
     (lambda: JobRecord(self_id="a").update(run="x"), r"JobRecord.run must be int"),
     (lambda: setattr(JobRecord(self_id="a"), "run", "x"), r"JobRecord.run must be int"),
+    (lambda: operator.ior(JobRecord(self_id="a"), {"run": "x"}), r"JobRecord.run must be int"),
+    (lambda: operator.ior(JobRecord(self_id="a"), [("colour", 1)]), r"no field 'colour'"),
+    (lambda: JobRecord(self_id="a").setdefault("colour", "red"), r"no field 'colour'"),
+    (lambda: JobRecord.trusted({}).setdefault("run", "x"), r"JobRecord.run must be int"),
+    (lambda: operator.ior(JobFilter(), {"status": "done"}), r"no job can have the status 'done'"),
     (lambda: JobRecord(self_id="a").__setitem__("colour", 1), r"no field 'colour'"),
     (lambda: Field(list, default=[]), r"shared by every record"),
 ])
@@ -3817,6 +3834,22 @@ def test_records_can_be_pickled_and_compared(jobs):
     record = jobs.run("true", "a")
     again = pickle.loads(pickle.dumps(record))
     assert again == record and type(again) is JobRecord and again.status == STATUS.c_finished
+    for again in (copy.copy(record), copy.deepcopy(record)):
+        assert again == record and type(again) is JobRecord and again is not record
+    assert type(record.copy()) is dict, "what is not checked is no record"
+    wanted = copy.deepcopy(pickle.loads(pickle.dumps(copy.copy(JobFilter(ticket="OPS-*", record_class=Ticket)))))
+    wanted["owner"] = "ann"
+    assert wanted.matches(Ticket(self_id="a", ticket="OPS-1", owner="ann"))
+
+
+def test_a_record_can_be_changed_in_every_way_of_a_dict():
+    record = JobRecord(self_id="a")
+    same = record
+    record |= {"run": 2}
+    record |= [("exit_code", 3)]
+    assert record is same and type(record) is JobRecord and (record.run, record.exit_code) == (2, 3)
+    assert record.setdefault("run", 5) == 2 and JobRecord.trusted({}).setdefault("run", 5) == 5
+    assert JobRecord.trusted({}).setdefault("run") is None
 
 
 class TicketJobs(Jobs):
@@ -3848,6 +3881,14 @@ def test_a_filter_checks_what_is_set_later():
     assert not wanted.matches(JobRecord(self_id="b2", status="failed"))
     with pytest.raises(SchemaError, match="no job can have the status"):
         wanted["status"] = "done"
+
+
+def test_a_filter_can_ask_for_what_is_unknown(jobs):
+    jobs.run("true", "finished")
+    assert jobs.list_status({"exit_code": None}) == jobs.list_status({"status": None}) == {}
+    assert list(jobs.list_status({"status": [None, "finished"]})) == ["finished"]
+    assert JobFilter(status=None).matches(JobRecord(self_id="a"))
+    assert not JobFilter(status=[None, "failed"]).matches(JobRecord(self_id="a", status="finished"))
 
 
 def test_a_filter_can_be_trimmed_and_matches_any_record():
@@ -4850,10 +4891,16 @@ def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(cli):
                   ["list", "--foo"], ["list", "-n"], ["list", "-n", "9" * 5000], ["list", "-n", "x"], ["list", "--json=1"], ["wait"],
                   ["run", "--timeout", "soon", "true"], ["run", "--env", "X", "true"], ["list", "--status", "runing"],
                   ["stop", "a", "--signal", "NOPE"], ["status", ""], ["wait", "a", "--timeout", "-1"], ["--nope"],
-                  ["status", "a", "--run", "-1"], ["run", "--id", "--", "true"], ["run", "--id", "--wait", "true"], ["--db", "", "list"], ["run", "--timeout", "0", "true"]):
+                  ["status", "a", "--run", "-1"], ["--db", "", "list"], ["--db", "list"], ["--on", "web1"], ["run", "--timeout", "0", "true"]):
         done = cli(*words)
         assert (done.returncode, done.stdout) == (2, ""), words
         assert words == [] or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+
+
+def test_a_verb_that_an_option_has_taken_is_told_as_missing(cli):
+    for words in (["--db", "list"], ["--on", "list"], ["--"]):
+        done = cli(*words)
+        assert done.returncode == 2 and "the verb is missing after %s; there are run, " % " ".join(words) in done.stderr
 
 
 def test_a_typo_gets_a_suggestion(cli):
@@ -4936,6 +4983,9 @@ def test_list_filters_limits_and_orders_by_start(cli, jobs):
     assert [row.split()[0] for row in cli("list", "--id", "[az]").stdout.splitlines()] == ["ID", "z", "a"]
     done = cli("list", "--status", "lost")
     assert (done.returncode, done.stdout) == (0, "") and "no such jobs" in done.stderr
+    done = cli("list", "-n", "0")
+    assert (done.stdout.split()[0], done.stdout.count("\n"), done.stderr) == ("ID", 1, "")
+    assert cli("list", "-n", "0", "--json").stdout == "[]\n"
 
 
 def test_logs_are_replayed_byte_for_byte(store, jobs):
