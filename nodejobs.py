@@ -631,9 +631,10 @@ class JobFilter(JobRecord):
         several = isinstance(wanted, (list, tuple, set, frozenset)) and key != "command"
         choices = list(wanted) if several else [wanted]
         for choice in choices:
-            if choice is not None:
-                self.record_class.check(key, choice)
-            if key == "status" and choice is not None and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
+            if choice is None:
+                continue  # what is unknown can be asked for
+            self.record_class.check(key, choice)
+            if key == "status" and not any(glob_match(status, choice) for status in ACTIVE + ENDED):
                 raise SchemaError("no job can have the status %r; there are %s" % (choice, ", ".join(ACTIVE + ENDED)))
         dict.__setitem__(self, key, choices)
 
@@ -4707,7 +4708,10 @@ class Jobs:
         return record
 
     def pause(self, queue: str) -> "QueueRecord":
-        """Start nothing from that queue until it is resumed; what runs goes on. Raises NodejobsError if there is none."""
+        """Start nothing from that queue until it is resumed; what runs goes on.
+
+        Raises NodejobsError if there is none of that name.
+        """
         return self._set_queue(queue, {"paused": True})
 
     def resume(self, queue: str, slots: "Optional[int]" = None) -> "QueueRecord":
@@ -6512,8 +6516,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
         ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
         ["stop backup", "stop web worker --grace 30s --signal INT"]),
-    "queue": (verb_queue, "show queues (list), pause or resume one (resume NAME:SLOTS makes it, if there is none), move a "
-                          "job to its front (first), start what is due (start)", "ACTION [NAME]", [],
+    "queue": (verb_queue, "show queues (list), pause or resume one (resume NAME:SLOTS makes it if there is none), "
+                          "move a job to its front (first), start what is due (start)", "ACTION [NAME]", [],
               ["queue list", "queue pause net", "queue resume net:3"]),
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),
