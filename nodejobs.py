@@ -5593,8 +5593,8 @@ def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times
           room: int) -> "Iterator[str]":
     """Yield a line for each record. `first` and `last` are a title, a width and the cells of a column.
 
-    They and STATUS share what room the others leave, and are cut to that width if they must be. The others are cut if
-    they are wider, which no number and no time of ours is. What does not fit even so is dropped from the right.
+    They and STATUS share what room the others leave, and are cut to that width if they must be. The others are cut
+    first, as no number and no time of ours is that wide. What does not fit even so is dropped from the right.
     """
     columns = [first,
                ("STATUS", 12, [state_of(record) for record in records]),
@@ -5606,10 +5606,9 @@ def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times
     cells = [[title] + [printable(cell) for cell in column] for title, _, column in columns]
     widths = [max(map(width_of, column)) for column in cells]
     least = [min(width, column[1]) for width, column in zip(widths, columns)]
-    widths[2:5] = least[2:5]
     while len(least) > 1 and sum(least) + 2 * len(least) - 2 > room:
         del least[-1], widths[-1]
-    for index, keep in ((0, room // 3), (1, room // 4), (5, 0), (1, 0), (0, 0)):
+    for index, keep in ((2, 0), (3, 0), (4, 0), (0, room // 3), (1, room // 4), (5, 0), (1, 0), (0, 0)):
         excess = sum(widths) + 2 * len(widths) - 2 - room
         if excess > 0 and index < len(widths):
             widths[index] = max(widths[index] - excess, min(max(keep, least[index]), widths[index]))
