@@ -3105,7 +3105,7 @@ def test_a_directory_that_was_deleted_meanwhile_is_a_failed_start_and_the_next_g
     line.until("running", "c")
     record = jobs.get_status("b")
     assert record.status == "failed_start" and "gone" in record.error and record.errno == errno.ENOENT
-    assert cli("wait", "b").returncode == 127
+    assert cli("wait", "b").returncode == 126
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
