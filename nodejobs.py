@@ -233,7 +233,8 @@ def epoch_time(text: "Optional[str]") -> "Optional[float]":
     # The days of the Gregorian calendar, counting years from March; datetime would cost a call 1 ms to import.
     year -= month < 3
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719469
-    return days * 86400 + hour * 3600 + minute * 60 + second
+    seconds = days * 86400 + hour * 3600 + minute * 60 + second
+    return seconds if seconds - seconds == 0 else None  # float() reads "nan" and "inf" too
 
 
 def to_json(value: "Any") -> str:

@@ -7049,6 +7049,39 @@ def test_the_timeline_draws_a_bar_for_every_run(newcomer, store, jobs):
     assert "Nothing ran" in empty.stdout
 
 
+def jobs_of_every_status(jobs):
+    """Start jobs until one has each status that a store can hold at rest; return {status: id}."""
+    jobs.run(["sleep", "1000"], "is running", queue="q", startsecs=0)
+    jobs.run("true", "is queued", queue="q")
+    jobs.run("true", "is queued too", after=["is queued"])
+    jobs.run("true", "is finished", startsecs=20)
+    jobs.run("exit 3", "is failed", startsecs=20)
+    jobs.run(["no-such-program"], "is failed_start")
+    assert jobs.run("true", "never began", after_ok=["is failed"]).started_at is None
+    jobs.run(["sleep", "1000"], "is stopped", startsecs=0)
+    jobs.stop("is stopped", grace=0)
+    lost = jobs.run(["sleep", "1000"], "is lost", startsecs=0)
+    for pid in (lost.monitor_pid, lost.last_pid):
+        os.kill(pid, signal.SIGKILL)
+    assert jobs.wait("is lost", 60).status == STATUS.c_lost
+    return {job_id[3:]: job_id for job_id in jobs.list_status() if job_id.startswith("is ")}
+
+
+def test_the_timeline_knows_every_status(newcomer, store, jobs):
+    jobs_of_every_status(jobs)
+    for number, line in enumerate(('{"status":"starting","started_at":"2026-01-01Tnan:inf:00.000Z"}', "", "{")):
+        (store / ("damaged-%d" % number) / "000001").mkdir(parents=True)
+        (store / ("damaged-%d" % number) / "000001" / "journal.jsonl").write_text(line + "\n")
+    told = jobs.list_status()
+    page, bars, rows = timeline_of(newcomer, "--db", store)
+    shown = {title.partition(",")[0]: status for status, title, _, _ in bars}
+    assert shown == {job_id: record.status for job_id, record in told.items() if "damaged" not in job_id}
+    waited = next(title for _, title, _, _ in bars if title.startswith("is queued,"))
+    assert re.match(r"is queued, run 1: queued\nqueued \d{4}-[^\n]+$", waited), "it has not started, and took no time"
+    assert set(load_example("timeline").STATUSES) == nodejobs.STATUSES | {"unknown"}
+    assert all(re.search(r"\.%s\b[^}]*\{ color" % status, page) for status in nodejobs.STATUSES)
+
+
 @pytest.mark.parametrize("number", [1, 500])
 def test_the_timeline_is_in_order_with_one_run_and_with_hundreds(newcomer, store, number):
     journal = pathlib.Path(Jobs(store).run("sleep 0.01", "busy", startsecs=20).logdir, "journal.jsonl").read_text()

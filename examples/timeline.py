@@ -22,7 +22,8 @@ TICKS = 8  # at most
 STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200,
          86400, 2 * 86400, 7 * 86400, 14 * 86400, 28 * 86400, 91 * 86400, 365 * 86400, 3650 * 86400]
 # What went well is drawn first, and what did not on top of it: where bars are dense, trouble is seen.
-STATUSES = ["finished", "starting", "running", "stopping", "stopped", "lost", "failed_start", "failed", "unknown"]
+STATUSES = ["queued", "finished", "starting", "running", "stopping", "stopped", "lost", "failed_start", "failed",
+            "unknown"]
 
 PAGE = """\
 <!doctype html>
@@ -54,13 +55,13 @@ text { fill: var(--text); }
 .stripe { fill: var(--stripe); }
 .bar { fill: currentColor; stroke: var(--front); stroke-width: .6; }
 .bar:hover { stroke: var(--text); stroke-width: 1.5; }
-.starting, .running, .stopping { color: var(--running); }
+.queued { color: var(--unknown); } .starting, .running, .stopping { color: var(--running); }
 .starting.bar, .running.bar, .stopping.bar { fill-opacity: .6; }
 .finished { color: var(--finished); } .failed, .failed_start { color: var(--failed); }
 .stopped { color: var(--stopped); }
 .lost { color: var(--lost); } .unknown { color: var(--unknown); }
-.failed_start.bar { fill-opacity: .2; stroke: currentColor; stroke-width: 1.2; }
-li.failed_start::before { background: none; box-shadow: inset 0 0 0 1.5px; }
+.failed_start.bar, .queued.bar { fill-opacity: .2; stroke: currentColor; stroke-width: 1.2; }
+li.failed_start::before, li.queued::before { background: none; box-shadow: inset 0 0 0 1.5px; }
 </style>
 <h1>%(title)s</h1>
 <p>%(summary)s</p>
@@ -81,8 +82,12 @@ def cut(text, length):
 
 
 def span_of(record, now):
-    """Return when a run began and ended, in seconds since 1970, as well as is known; None if nothing is."""
-    begin = nodejobs.epoch_time(record.started_at) or nodejobs.epoch_time(record.last_update)
+    """Return when a run began and ended, in seconds since 1970, as well as is known; None if nothing is.
+
+    What is queued has not begun; its bar is the time that it has waited.
+    """
+    waits = record.queued_at if record.status == "queued" else None
+    begin = nodejobs.epoch_time(waits or record.started_at) or nodejobs.epoch_time(record.last_update)
     if begin is None:
         return None
     if record.status is not None and not record.ended:
@@ -110,6 +115,7 @@ def told(record):
     """Say in a few lines how a run went."""
     status = (record.status or "unknown").replace("_", " ")
     lines = ["%s, run %s: %s" % (record.self_id, record.run, status), record.error,
+             "queued " + nodejobs.local_time(record.queued_at) if record.queued_at else None,
              "started " + nodejobs.local_time(record.started_at) if record.started_at else None,
              "took " + nodejobs.human_seconds(record.duration) if record.duration is not None else None]
     return "\n".join([shown(line) for line in lines if line])
