@@ -6843,6 +6843,57 @@ def test_the_live_page_stops_a_job_by_two_clicks(live, jobs, tmp_path):
 
 
 @needs_chromium
+def test_the_live_page_knows_every_status_and_follows_a_queued_job_to_its_end(live, jobs, tmp_path):
+    jobs_of_every_status(jobs)
+    css, js = live.module.CSS, live.module.JS
+    assert all(re.search(r"\.%s \{ color" % status, css) and css.count("--%s:" % status) == 2
+               for status in nodejobs.STATUSES | {"unknown"})
+    assert json.loads(re.search(r"ACTIVE = (\[.*?\])", js).group(1)) == list(nodejobs.ACTIVE)
+    seen, _ = live.browse(tmp_path, "&job=is%2520queued", """
+        await until(() => text("state") == "queued");
+        const queued = {summary: text("summary"), title: document.title, facts: text("facts"), stop: text("stop")};
+        element("filter").value = "is queued";
+        element("filter").dispatchEvent(new Event("input"));
+        const rows = texts("#jobs .time");
+        await call("go");
+        await until(() => text("state") == "finished" && text("log"));
+        return {queued, rows, log: text("log"), facts: text("facts")};
+        """, {"/go": lambda: jobs.stop("is running", grace=0)})
+    assert seen["queued"] == {"summary": "9 jobs, 1 running, 2 queued", "title": "1 running - nodejobs", "stop": "Stop",
+                              "facts": "run 1 \u00b7 number 1 in q"}, seen
+    assert seen["rows"] == ["queued", "queued"] and seen["log"] == "It printed nothing.", seen
+
+
+@needs_chromium
+@pytest.mark.parametrize("last", ["stdout", "stderr"])
+def test_the_live_page_says_which_old_output_is_which_and_shows_the_newest_last(live, jobs, tmp_path, last):
+    go, (first, second) = tmp_path / "go", ("", ">&2") if last == "stderr" else (">&2", "")
+    record = jobs.run("echo 1 {0}; echo 2 {1}; while ! [ -e {2} ]; do sleep 0.02; done; echo 3 {0}; exec sleep 1000"
+                      .format(first, second, go), "a", startsecs=0)
+    eventually(lambda: os.path.getsize(record.stdout_path) and os.path.getsize(record.stderr_path))
+    os.utime(record[last + "_path"], (time.time() + 60,) * 2)
+    seen, _ = live.browse(tmp_path, "&job=a", """
+        await until(() => texts("#log .mark").length == 4);
+        await call("go");
+        await until(() => shown("stdout") + shown("stderr") == %s);
+        return [...element("log").children].map(part => part.textContent);
+        """ % json.dumps("2\n1\n3\n" if last == "stdout" else "1\n3\n2\n"), {"/go": go.touch})
+    other = {"stdout": "stderr", "stderr": "stdout"}[last]
+    assert seen == ["stdout and stderr have a file each, so their common order is not known; --merge keeps it",
+                    other + " so far:", "1\n", last + " so far:", "2\n", "from here on, as it comes:", "3\n"], seen
+
+
+@needs_chromium
+def test_the_live_page_shows_merged_output_as_it_was_written(live, jobs, tmp_path):
+    jobs.run("for i in 1 2 3; do echo out $i; echo err $i >&2; done", "a", merge=True, startsecs=20)
+    seen, _ = live.browse(tmp_path, "&job=a", """
+        await until(() => text("log").includes("err 3"));
+        return text("log");
+        """)
+    assert seen == "".join("out %d\nerr %d\n" % (number, number) for number in (1, 2, 3))
+
+
+@needs_chromium
 def test_the_live_page_says_what_is_missing_without_its_token(live, jobs, tmp_path):
     jobs.run("echo secret", "secret")
     seen, printed = live.browse(tmp_path, "x&job=secret", """
@@ -6904,8 +6955,8 @@ def test_a_reader_of_the_live_page_that_was_cut_off_gets_every_byte_once(live, j
         status, _, stream = live.ask("GET", "/follow?id=a%20b", headers)
         assert status == 200
         frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
-        if frame["event"] == "status":
-            assert json.loads(frame["data"])["status"] == "running"
+        while frame["event"] in ("status", "heartbeat"):
+            assert json.loads(frame["data"])["status"] in ("running", None)
             frame = dict(line.split(": ", 1) for line in iter(lambda: stream.readline().decode().strip(), ""))
         stream.close()
         read, place = read + json.loads(frame["data"])["text"], frame["id"]
@@ -6975,6 +7026,37 @@ def test_the_live_page_prints_its_token_once_and_logs_nothing(newcomer, store):
     assert (process.returncode, output) == (0, ("", ""))
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_the_live_page_does_not_spin_when_it_has_no_descriptor_left(newcomer, store):
+    home, env = newcomer
+    process = subprocess.Popen(["sh", "-c", 'ulimit -n 24; exec "$@"', "sh", PYTHON, str(HERE / "examples" / "live_page.py"),
+                                "--port", "0", "--db", str(store)], env=env, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, universal_newlines=True)
+
+    def ticks():  # of its time on a processor, in user and system mode
+        return sum(map(int, pathlib.Path("/proc/%d/stat" % process.pid).read_text().rpartition(")")[2].split()[11:13]))
+    try:
+        url = urllib.parse.urlsplit(process.stdout.readline().strip())
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(socket.create_connection((url.hostname, url.port), timeout=30))
+            eventually(lambda: len(os.listdir("/proc/%d/fd" % process.pid)) == 24)
+            # Whoever spins takes all that a processor gives it, on a slow machine less of it: this never judges speed.
+            before, began = ticks(), time.monotonic()
+            eventually(lambda: time.monotonic() - began > 1.5)
+            assert ticks() - before < 0.5 * os.sysconf("SC_CLK_TCK"), "it spins"
+        assert urllib.request.urlopen("http://%s/" % url.netloc, timeout=60).read().startswith(b"<!doctype html>")
+    finally:
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, ("", ""))
+
+
+def test_the_fastapi_example_names_every_status_of_a_job_that_has_not_ended():
+    text = (HERE / "examples" / "fastapi_events.py").read_text()
+    assert json.loads(re.search(r"if \(!(\[.*?\])\.includes", text).group(1)) == list(nodejobs.ACTIVE)
+
+
 def test_the_fastapi_example_streams_the_same_events(newcomer, store):
     if not (WEB / "ready").exists():
         pytest.skip("needs FastAPI: `make web` installs it into .venv-web")
@@ -7002,6 +7084,13 @@ def test_the_fastapi_example_streams_the_same_events(newcomer, store):
         assert events[-1].status == "finished"
         listed = json.loads(urllib.request.urlopen(url + "/jobs").read().decode())
         assert [record["status"] for record in listed] == ["finished"]
+        jobs.run(["sleep", "1000"], "slot", queue="q", startsecs=0)
+        jobs.run("echo late", "queued", queue="q")
+        events = Jobs.subscribe_sse(url + "/events?job_id=queued")
+        assert next(events).status == "queued"
+        jobs.stop("slot", grace=0)
+        rest = list(events)
+        assert rest[-1].status == "finished" and "".join(event.text for event in rest if event.type == "stdout") == "late\n"
         for job_id, place, code in (("none", "", 404), ("a+b", "nonsense", 400)):
             request = urllib.request.Request(url + "/events?job_id=" + job_id, headers={"Last-Event-ID": place})
             with pytest.raises(urllib.error.HTTPError, match=str(code)):
@@ -7050,7 +7139,7 @@ def test_the_timeline_draws_a_bar_for_every_run(newcomer, store, jobs):
 
 
 def jobs_of_every_status(jobs):
-    """Start jobs until one has each status that a store can hold at rest; return {status: id}."""
+    """Start jobs until there is one of each status that lasts."""
     jobs.run(["sleep", "1000"], "is running", queue="q", startsecs=0)
     jobs.run("true", "is queued", queue="q")
     jobs.run("true", "is queued too", after=["is queued"])
@@ -7064,7 +7153,6 @@ def jobs_of_every_status(jobs):
     for pid in (lost.monitor_pid, lost.last_pid):
         os.kill(pid, signal.SIGKILL)
     assert jobs.wait("is lost", 60).status == STATUS.c_lost
-    return {job_id[3:]: job_id for job_id in jobs.list_status() if job_id.startswith("is ")}
 
 
 def test_the_timeline_knows_every_status(newcomer, store, jobs):

@@ -9,7 +9,7 @@ In a browser:
     const events = new EventSource("/events?job_id=backup");
     events.addEventListener("stdout", event => log.append(JSON.parse(event.data).text));
     events.addEventListener("status", event => {
-        if (!["starting", "running", "stopping"].includes(JSON.parse(event.data).status)) events.close();
+        if (!["queued", "starting", "running", "stopping"].includes(JSON.parse(event.data).status)) events.close();
     });
 
 A browser that was cut off says in Last-Event-ID what it has, so it gets every byte once. There is no access

@@ -19,6 +19,8 @@ Who may do what:
   the content security policy lets no script run but ours.
 """
 import argparse
+import contextlib
+import errno
 import hmac
 import http.server
 import json
@@ -84,10 +86,10 @@ HTML = """\
 
 CSS = """\
 :root { --back: #f6f7f9; --front: #fff; --text: #1c2330; --dim: #667085; --line: #e2e6ec; --accent: #2a7de1;
-  --starting: #2a7de1; --running: #2a7de1; --stopping: #b7791f; --finished: #2f9e5b; --failed: #d64545;
+  --queued: #667085; --starting: #2a7de1; --running: #2a7de1; --stopping: #b7791f; --finished: #2f9e5b; --failed: #d64545;
   --failed_start: #d64545; --stopped: #b7791f; --lost: #8e59c7; --unknown: #667085; }
 @media (prefers-color-scheme: dark) { :root { --back: #12161d; --front: #1a202a; --text: #dfe5ee; --dim: #8e9aad;
-  --line: #2b3442; --accent: #5aa2f5; --starting: #5aa2f5; --running: #5aa2f5; --stopping: #e0a84a;
+  --line: #2b3442; --accent: #5aa2f5; --queued: #8e9aad; --starting: #5aa2f5; --running: #5aa2f5; --stopping: #e0a84a;
   --finished: #55c583; --failed: #f07178; --failed_start: #f07178; --stopped: #e0a84a; --lost: #b58ae8;
   --unknown: #8e9aad; } }
 * { box-sizing: border-box; margin: 0; }
@@ -113,11 +115,12 @@ nav .id, nav .line { overflow: hidden; text-overflow: ellipsis; white-space: now
 nav .id { font-weight: 600; }
 nav .line { grid-column: 2 / 4; font: 12px/1.4 ui-monospace, monospace; color: var(--dim); }
 .dot { width: .65em; height: .65em; margin-top: .45em; border-radius: 50%; background: currentColor; }
+.dot.queued { background: none; border: .14em solid; }
 .dot.running { animation: pulse 1.6s ease-in-out infinite; }
 @keyframes pulse { 50% { opacity: .35; } }
 @media (prefers-reduced-motion: reduce) { .dot.running { animation: none; } }
 .time { color: var(--dim); font-variant-numeric: tabular-nums; }
-.starting { color: var(--starting); } .running { color: var(--running); } .stopping { color: var(--stopping); }
+.queued { color: var(--queued); } .starting { color: var(--starting); } .running { color: var(--running); } .stopping { color: var(--stopping); }
 .finished { color: var(--finished); } .failed { color: var(--failed); } .stopped { color: var(--stopped); }
 .failed_start { color: var(--failed_start); } .lost { color: var(--lost); } .unknown { color: var(--unknown); }
 section { flex: 1; min-width: 0; display: flex; flex-direction: column; gap: .4em; padding: 1em; }
@@ -133,6 +136,7 @@ h2 { font-size: 1.25em; overflow-wrap: anywhere; }
   overflow-wrap: anywhere; }
 #log .stderr { color: var(--failed); }
 #log .note { color: var(--dim); font-style: italic; user-select: none; }
+#log .mark { display: block; font-size: 12px; }
 .raw { font-size: 0; unicode-bidi: isolate; }
 .raw::before { content: attr(data-shown); font-size: 13px; opacity: .55; }
 #hint { flex: 1; padding: 3em 1em; text-align: center; }
@@ -144,11 +148,12 @@ JS = r"""
 "use strict";
 const at = id => document.getElementById(id);
 const LOG_LIMIT = 2000000;  // characters that the page keeps; the files have all
-const ENDED = ["finished", "failed", "stopped", "failed_start", "lost"];
+const ACTIVE = ["queued", "starting", "running", "stopping"];
 const asked = new URLSearchParams(location.hash.slice(1));
 let token = asked.get("token") || sessionStorage.getItem("token");
 let chosen = asked.get("job"), rows = new Map(), buttons = new Map(), received = 0;
 let list = null, output = null, followed = null, length = 0, sure = 0;
+let past = null;  // while what a job has printed so far comes: its first piece, and the kind of the newest one
 sessionStorage.setItem("token", token || "");
 
 // Show text that a stranger wrote. What has no shape, moves the cursor or turns the line around is shown as its
@@ -193,6 +198,8 @@ function time(row) {
   return Math.floor(all / 86400) + "d" + two(all % 86400 / 3600) + "h";
 }
 
+function runningOf(all) { return all.filter(row => row.active && row.status != "queued").length; }
+
 function draw() {
   const wanted = at("filter").value.toLowerCase(), shown = [];
   for (const row of rows.values()) {
@@ -211,8 +218,9 @@ function draw() {
       set(line, row.command);
       button.title = row.status;
     }
-    clock.textContent = row.status == "finished" || row.active ? time(row) : row.status.replace("_", " ");
-    clock.className = "time " + (row.status == "finished" || row.active ? "" : row.status);
+    const timed = row.status == "finished" || row.active && row.status != "queued";
+    clock.textContent = timed ? time(row) : row.status.replace("_", " ");
+    clock.className = "time " + (timed ? "" : row.status);
     button.setAttribute("aria-current", row.key === chosen);
     shown.push(button);
   }
@@ -223,7 +231,7 @@ function draw() {
   while (at("jobs").children.length > shown.length) at("jobs").lastChild.remove();
   for (const key of buttons.keys()) if (!rows.has(key)) buttons.delete(key);
 
-  const running = [...rows.values()].filter(row => row.active).length;
+  const running = runningOf([...rows.values()]);
   document.title = (running ? running + " running - " : "") + "nodejobs";
   drawJob();
 }
@@ -237,7 +245,9 @@ function drawJob() {
   set(at("state"), row.status.replace("_", " ") + (row.suspended ? ", suspended" : ""), row.status);
   set(at("command"), row.command);
   const end = row.signal || (row.exit_code === null ? "" : "exit code " + row.exit_code);
-  set(at("facts"), ["run " + row.run, row.started_at && new Date(row.started_at).toLocaleString(), time(row),
+  const waits = row.status != "queued" ? "" : row.waits_for && row.waits_for.length
+    ? "waits for " + row.waits_for.join(", ") : row.position ? "number " + row.position + " in " + row.queue : "";
+  set(at("facts"), ["run " + row.run, waits, row.started_at && new Date(row.started_at).toLocaleString(), time(row),
                     row.error || end].filter(Boolean).join(" \u00b7 "));
   at("stop").hidden = !row.active || !token;
   const run = row.key + " " + row.run + " " + row.started_at;
@@ -257,6 +267,7 @@ function choose(key) {
 }
 
 function note(text) { at("log").append(set(make("note"), text)); }
+function mark(text) { return set(make("note mark"), text); }
 function follow(key) {
   if (output) output.close();
   at("log").replaceChildren();
@@ -265,20 +276,37 @@ function follow(key) {
   // A browser that was cut off comes back by itself, and says in Last-Event-ID what it has: it gets every byte once.
   for (const kind of ["stdout", "stderr"])
     mine.addEventListener(kind, event => write(kind, JSON.parse(event.data).text));
+  mine.addEventListener("open", () => past = {first: null, kind: null, mixed: false});
+  mine.addEventListener("heartbeat", () => {
+    if (past && past.mixed) at("log").append(mark("from here on, as it comes:"));
+    past = null;
+  });
   mine.addEventListener("problem", event => { mine.close(); note("\n" + JSON.parse(event.data)); });
   mine.addEventListener("status", event => {
-    if (!ENDED.includes(JSON.parse(event.data).status)) return;
+    if (ACTIVE.includes(JSON.parse(event.data).status)) return;
     mine.close();  // else it would come back for more
     if (!at("log").textContent) note("It printed nothing.");
   });
 }
 function write(kind, text) {
   const log = at("log"), below = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  log.append(show(make(kind), text, LOG_RAW));
+  const piece = show(make(kind), text, LOG_RAW);
+  if (past) {  // two files: nobody knows how their lines went together
+    past.first = past.first || piece;
+    if (past.kind && past.kind != kind) {
+      if (!past.mixed) past.first.before(
+        mark("stdout and stderr have a file each, so their common order is not known; --merge keeps it"),
+        mark(past.kind + " so far:"));
+      log.append(mark(kind + " so far:"));
+      past.mixed = true;
+    }
+    past.kind = kind;
+  }
+  log.append(piece);
   length += text.length;
   if (length > LOG_LIMIT) {
     while (length > LOG_LIMIT && log.firstChild) {
-      length -= log.firstChild.className == "note" ? 0 : log.firstChild.textContent.length;
+      length -= log.firstChild.classList.contains("note") ? 0 : log.firstChild.textContent.length;
       log.firstChild.remove();
     }
     log.prepend(set(make("note"), "earlier output is in the log files; "));
@@ -312,8 +340,9 @@ function listen() {
     const told = JSON.parse(event.data);
     received = performance.now();
     rows = new Map(told.jobs.map(row => [row.key, row]));
-    const active = told.jobs.filter(row => row.active).length;
-    set(at("summary"), told.total + (told.total == 1 ? " job" : " jobs") + (active ? ", " + active + " running" : "")
+    const running = runningOf(told.jobs), queued = told.jobs.filter(row => row.status == "queued").length;
+    set(at("summary"), told.total + (told.total == 1 ? " job" : " jobs") + (running ? ", " + running + " running" : "")
+        + (queued ? ", " + queued + " queued" : "")
         + (told.total > told.jobs.length ? "; the newest " + told.jobs.length + " are shown" : ""));
     draw();
   });
@@ -353,7 +382,7 @@ def row_of(record):
     """Return what the page shows of a job. `key` is its id as a piece of a URL, whatever characters it has."""
     command = record.command if isinstance(record.command, list) else None
     row = {key: record.get(key) for key in (
-        "run", "exit_code", "signal", "error", "duration", "started_at", "suspended")}
+        "run", "exit_code", "signal", "error", "duration", "started_at", "suspended", "queue", "position", "waits_for")}
     return dict(row, id=record.self_id, key=urllib.parse.quote(record.self_id, safe="", errors="surrogateescape"),
                 status=record.status or "unknown", active=record.status is not None and not record.ended,
                 command=" ".join(map(shlex.quote, command)) if command else str(record.command or ""))
@@ -376,6 +405,39 @@ def list_frames(jobs):
         if now != before or began - spoke > HEARTBEAT:
             before, spoke = now, began
         time.sleep(max(PERIOD, 20 * (time.monotonic() - began)))
+
+
+def newest_last(record):
+    """Return the names of a job's streams; what was written last is to be seen last."""
+    def written(name):
+        try:
+            return os.stat(record[name + "_path"]).st_mtime
+        except OSError:
+            return 0.0
+    return sorted(("stdout", "stderr"), key=written)
+
+
+def output_frames(jobs, job_id, place):
+    """Return frames of what a job prints, as `sse` makes them, with a heartbeat after what was there already.
+
+    The page says of that which is stdout and which is stderr: each has a file of its own, so nobody knows how
+    they went together. What comes later is sent in the order in which it is seen.
+    """
+    record = jobs.get_status(job_id)
+    # So there is a heartbeat after every look at the files, of which the reader gets the first, and few others.
+    frames = jobs.sse(job_id, newest_last(record) if record else (), from_beginning=True, heartbeat_interval=1e-9,
+                      last_event_id=place)
+
+    def told():
+        live, spoke = False, 0.0
+        with contextlib.closing(frames):
+            for frame in frames:
+                beat = "\nevent: heartbeat\n" in frame
+                if beat and live and time.monotonic() - spoke < HEARTBEAT:
+                    continue
+                yield frame
+                live, spoke = live or beat, time.monotonic()
+    return told()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -442,8 +504,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/jobs":
             return self.stream(list_frames(self.server.jobs))
         try:
-            frames = self.server.jobs.sse(job_id, from_beginning=True, heartbeat_interval=HEARTBEAT,
-                                          last_event_id=self.headers.get("Last-Event-ID"))
+            frames = output_frames(self.server.jobs, job_id, self.headers.get("Last-Event-ID"))
         except NodejobsError as error:
             return self.refuse(error)
         self.stream(frames)
@@ -490,6 +551,14 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     def server_bind(self):
         socketserver.TCPServer.server_bind(self)  # HTTPServer's asks the DNS for our name, which can take long
         self.server_name, self.server_port = self.server_address[:2]
+
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(PERIOD)  # who knocked waits, and so we should be told of it again at once, and spin
+            raise
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], OSError):  # a browser that has left is no error
