@@ -6517,6 +6517,15 @@ def test_the_install_example_installs_and_then_skips_what_is_fresh(newcomer):
     again = run_example(newcomer, *words)
     assert again.returncode == 0 and again.stderr.count("is fresh; nothing was started") == 3
     assert [record.run for record in Jobs(home / "app/jobs").list_status().values()] == [1, 1, 1]
+    # It looks: what is gone is made again, and so is what comes after it.
+    pip = [str(home / "app/venv/bin/python"), "-m", "pip"]
+    subprocess.check_call(pip + ["uninstall", "--quiet", "--yes", "--root-user-action=ignore", "iniconfig"])
+    for runs in ([1, 2, 2], [2, 3, 3]):
+        done = run_example(newcomer, *words)
+        assert done.returncode == 0, done.stderr
+        assert [record.run for record in Jobs(home / "app/jobs").list_status().values()] == runs
+        subprocess.check_call(pip[:1] + ["-c", "import iniconfig"])
+        shutil.rmtree(str(home / "app/venv"))
     failed = run_example(newcomer, "sh", HERE / "examples" / "install.sh", home / "app2", "no-such-package-at-all")
     assert failed.returncode != 0 and "2-package-no-such-package-at-all: failed: exit code 1" in failed.stdout and "  | ERROR" in failed.stderr
     assert "3-self-check" not in failed.stdout
@@ -6532,6 +6541,8 @@ def test_the_backup_example_backs_up_once(newcomer):
     assert (first.returncode, first.stderr) == (0, "")
     assert subprocess.check_output(["tar", "-xzOf", str(home / "data.tar.gz"), "./deep/file"]) == b"precious"
     assert run_example(newcomer, *words).stdout == first.stdout, "the same run: the second call started nothing"
+    (home / "data.tar.gz").unlink()
+    assert "finished (run 2," in run_example(newcomer, *words).stdout and (home / "data.tar.gz").exists()
     (home / "other" / "data").mkdir(parents=True)
     assert run_example(newcomer, PYTHON, HERE / "examples" / "backup.py", home / "other" / "data",
                        home / "other.tar.gz").returncode == 0

@@ -4,7 +4,7 @@
     python3 examples/backup.py ~/documents /mnt/disk/documents.tar.gz
 
 Call it from as many places as you like (cron, a login script, another program): within six hours of a
-good backup it starts nothing, and two calls at once make one backup.
+good backup that is still there it starts nothing, and two calls at once make one backup.
 """
 import os
 import sys
@@ -20,7 +20,8 @@ def main(source, archive):
     jobs = Jobs()
     source, archive = os.path.abspath(source), os.path.abspath(archive)
     job_id = "backup %s to %s" % (source, archive)  # freshness goes by the id, so it says all that matters
-    jobs.run(["sh", "-c", TAR, "backup", source, archive], job_id, fresh_for=6 * 3600, timeout=3600, startsecs=0)
+    age = 6 * 3600 if os.path.exists(archive) else 0  # a record says that it was made, not that it is still there
+    jobs.run(["sh", "-c", TAR, "backup", source, archive], job_id, fresh_for=age, timeout=3600, startsecs=0)
     record = jobs.wait(job_id)
     print("%s: %s (run %d, ended at %s)" % (job_id, record.status, record.run, record.ended_at))
     if record.status != JobRecord.Status.c_finished:

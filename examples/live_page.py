@@ -557,7 +557,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             return super().get_request()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                time.sleep(PERIOD)  # who knocked waits, and so we should be told of it again at once, and spin
+                time.sleep(PERIOD)  # the caller stays in the kernel's queue: select would tell of it again at once
             raise
 
     def handle_error(self, request, client_address):
