@@ -6358,6 +6358,12 @@ def hosts_of(text: str) -> "List[str]":
     return hosts + [""] * ("," in text)
 
 
+def harmless(line: bytes, encoding: str) -> bytes:
+    """Escape what would do more on a terminal than be read: one host must not rewrite what another has said."""
+    text = line[:-1 if line[-1:] == b"\r" else None].decode("utf-8", "backslashreplace")
+    return "\t".join(map(printable, text.split("\t"))).encode(encoding, "backslashreplace")
+
+
 def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
     """Do what the words say on other machines, all at once, through ssh; return the largest exit code."""
     import select
@@ -6381,7 +6387,8 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
     if columns < 1000000 and "run" not in words[:2]:  # a command there has no use for our width
         columns -= max(map(len, hosts)) + 2 if several else 0
         script = "import os;os.environ['COLUMNS']='%d'\n" % max(columns, 1) + script
-    poll, worst, answers = select.poll(), 0, {host: b"" for host in hosts}
+    poll, worst = select.poll(), 0
+    answers: "Dict[str, List[bytes]]" = {host: [] for host in hosts}
     running: "Dict[str, Any]" = {}
     pipes: "Dict[int, List[Any]]" = {}  # descriptor: [host, file, bytes that wait]
     sys.stdout.flush()
@@ -6417,12 +6424,14 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
                 except OSError:  # it has ended without listening to the end
                     unsent.add(host)
                 if file is process.stdout and as_json:
-                    answers[host] += part
+                    answers[host].append(part)
                 elif file is not process.stdin:
                     lines = (rest + part).split(b"\n")
                     rest = lines.pop() if part and len(lines[-1]) < LONGEST_LINE or not lines[-1] else b""
-                    out = (sys.stdout if file is process.stdout else sys.stderr).buffer
-                    out.write(b"".join([os.fsencode(host) + b": " + line + b"\n" for line in lines]))
+                    out = sys.stdout if file is process.stdout else sys.stderr
+                    if out.isatty():
+                        lines = [harmless(line, out.encoding) for line in lines]
+                    out.buffer.write(b"".join([os.fsencode(host) + b": " + line + b"\n" for line in lines]))
                     out.flush()
                 pipes[fd][2] = rest
                 if not part:
@@ -6448,9 +6457,11 @@ def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
     if several and as_json:
         texts = []
         for host in hosts:
-            text = answers[host].decode("utf-8", "replace").strip()
+            text = b"".join(answers.pop(host)).decode("utf-8", "replace").strip()
             try:
-                read_json(text or "null")
+                value = read_json(text or "null")
+                if not text.replace("\n", "").isprintable():  # JSON may hold what acts on a terminal; ours does not
+                    text = to_json(value)
             except ValueError as error:
                 complain("%s: its answer is %s" % (host, error))
                 text, worst = "", max(worst, EXIT_ERROR)

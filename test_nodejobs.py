@@ -6257,6 +6257,58 @@ def test_one_host_may_ask_on_the_terminal_and_several_never_do(fleet):
     assert code == 0 and "no jobs in %s" % fleet.home("web1") in shown
 
 
+WICKED = b"\x1b[1A\rweb1: all is well\x1b[K\n\ta\tb\r\n10%\r20%\n\xe2\x80\xae\xc2\x9b2J \x9b2J\xff \xc3\xa9\n\x07\x1b[8m"
+
+
+def fake_ssh(tmp_path, line):
+    """Return what makes --on call a shell line instead of ssh; $host is the host."""
+    make_script(tmp_path / "ssh", '#!/bin/sh\nwhile [ $# -gt 3 ]; do shift; done; host=$1; cat > /dev/null\n' + line, 0o755)
+    return {"NODEJOBS_SSH": str(tmp_path / "ssh"), "NODEJOBS_PYTHON": "python3"}
+
+
+def test_no_host_can_rewrite_on_the_terminal_what_another_has_said(tmp_path):
+    (tmp_path / "wicked").write_bytes(WICKED)
+    env = dict(os.environ, PYTHONIOENCODING="utf-8", **fake_ssh(tmp_path, "cd %s; cat wicked; cat wicked >&2" % tmp_path))
+    words = [PYTHON, str(FILE), "--on", "web1,web2", "list"]
+    shown, code = at_a_terminal(words, env, None)
+    expected = ["\\x1b[1A\\rweb1: all is well\\x1b[K", "\ta\tb", "10%\\r20%", "\\u202e\\x9b2J \\x9b2J\\xff é",
+                "\\x07\\x1b[8m"]
+    assert code == 0 and sorted(shown.splitlines()) == sorted(
+        "%s: %s" % (host, line) for host in ("web1", "web2") for line in expected * 2), shown
+    # Where no terminal obeys them, they are somebody's data.
+    done = subprocess.run(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for output in (done.stdout, done.stderr):
+        for host in (b"web1: ", b"web2: "):
+            lines = [line[6:] for line in output.split(b"\n") if line.startswith(host)]
+            assert lines == WICKED.split(b"\n"), "byte for byte"
+    (tmp_path / "wicked").write_bytes(b'\r{"a": "\xc2\x9b2J\xe2\x80\xae", "b": [1.5, null]}\r\n')
+    done = subprocess.run(words + ["--json"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL)
+    assert json.loads(done.stdout.decode())["web2"] == {"a": "\x9b2J\u202e", "b": [1.5, None]}
+    assert done.stdout.isascii() and b"\r" not in done.stdout
+
+
+def test_a_long_answer_of_a_host_takes_time_in_proportion(tmp_path):
+    answer = tmp_path / "answer"
+    answer.write_text(json.dumps(["x" * 999999] * 48))
+    env = dict(os.environ, **fake_ssh(tmp_path, "cat %s" % answer))
+    plain = "import json, sys; text = sys.stdin.buffer.read(); json.loads(text.decode()); sys.stdout.buffer.write(text)"
+
+    def seconds(*words):
+        with open(str(answer), "rb") as file:
+            process = subprocess.Popen([PYTHON, *words], env=env, stdin=file, stdout=subprocess.PIPE)
+        output = process.stdout.read()
+        process.stdout.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status >> 8
+        assert status == 0
+        return usage.ru_utime + usage.ru_stime, output
+    least, _ = seconds("-c", plain)
+    taken, output = seconds(str(FILE), "--on", "web1,", "list", "--json")
+    assert json.loads(output.decode()) == {"web1": ["x" * 999999] * 48}
+    assert taken < 20 * least, "reading it piece by piece, %.1f s, is not copying all of it each time" % taken
+
+
 @needs_sshd
 @pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
 def test_control_c_at_the_terminal_ends_the_waiting_and_no_job(on, fleet, hosts):
