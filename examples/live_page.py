@@ -86,10 +86,12 @@ HTML = """\
 
 CSS = """\
 :root { --back: #f6f7f9; --front: #fff; --text: #1c2330; --dim: #667085; --line: #e2e6ec; --accent: #2a7de1;
-  --queued: #667085; --starting: #2a7de1; --running: #2a7de1; --stopping: #b7791f; --finished: #2f9e5b; --failed: #d64545;
+  --queued: #667085;
+  --starting: #2a7de1; --running: #2a7de1; --stopping: #b7791f; --finished: #2f9e5b; --failed: #d64545;
   --failed_start: #d64545; --stopped: #b7791f; --lost: #8e59c7; --unknown: #667085; }
 @media (prefers-color-scheme: dark) { :root { --back: #12161d; --front: #1a202a; --text: #dfe5ee; --dim: #8e9aad;
-  --line: #2b3442; --accent: #5aa2f5; --queued: #8e9aad; --starting: #5aa2f5; --running: #5aa2f5; --stopping: #e0a84a;
+  --line: #2b3442; --accent: #5aa2f5;
+  --queued: #8e9aad; --starting: #5aa2f5; --running: #5aa2f5; --stopping: #e0a84a;
   --finished: #55c583; --failed: #f07178; --failed_start: #f07178; --stopped: #e0a84a; --lost: #b58ae8;
   --unknown: #8e9aad; } }
 * { box-sizing: border-box; margin: 0; }
@@ -120,7 +122,8 @@ nav .line { grid-column: 2 / 4; font: 12px/1.4 ui-monospace, monospace; color: v
 @keyframes pulse { 50% { opacity: .35; } }
 @media (prefers-reduced-motion: reduce) { .dot.running { animation: none; } }
 .time { color: var(--dim); font-variant-numeric: tabular-nums; }
-.queued { color: var(--queued); } .starting { color: var(--starting); } .running { color: var(--running); } .stopping { color: var(--stopping); }
+.queued { color: var(--queued); }
+.starting { color: var(--starting); } .running { color: var(--running); } .stopping { color: var(--stopping); }
 .finished { color: var(--finished); } .failed { color: var(--failed); } .stopped { color: var(--stopped); }
 .failed_start { color: var(--failed_start); } .lost { color: var(--lost); } .unknown { color: var(--unknown); }
 section { flex: 1; min-width: 0; display: flex; flex-direction: column; gap: .4em; padding: 1em; }

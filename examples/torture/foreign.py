@@ -35,9 +35,10 @@ def dig(path, depth):
 
 
 def plant(store, outside, depth):
-    """Put somebody's things into a store's directory, beside its jobs; return their paths, and those of links' targets."""
+    """Put somebody's things into a store's directory, beside its jobs; return their paths, links' targets as well."""
     for name in ("photos/a.txt", "photos/2026/b.txt", "locked/lock", "locked/state.db", "only-lock/lock",
-                 "album/000001/picture.jpg", "album/000002/lock-of-mine.txt", "pipes/note", ".git/config", ".git/000001/x",
+                 "album/000001/picture.jpg", "album/000002/lock-of-mine.txt", "pipes/note", ".git/config",
+                 ".git/000001/x",
                  "notes.txt", "lock", "journal.jsonl", "000001/x"):
         write(store / name)
     for name in ("empty", "backup", "+a%20b", "album-2/000003", "photos/000001"):
@@ -263,7 +264,8 @@ def removal(world):
     problems = untidy(done, range(128)) + world.look("remove")
     problems += ["what stays is not named: %r" % (done.stdout + done.stderr)] * (
         "somebodys" not in done.stdout + done.stderr)
-    problems += ["%s was left" % name for name in ("journal.jsonl", "stdout.log", "stderr.log") if (run / name).exists()]
+    problems += ["%s was left" % name for name in ("journal.jsonl", "stdout.log", "stderr.log")
+                 if (run / name).exists()]
     return problems + ["it is listed still"] * ("mine" in world.jobs.list_status())
 
 
