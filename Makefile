@@ -1,6 +1,7 @@
 # make test     the tests, in a virtual environment of their own (.venv)
 # make cover    the same with coverage of the library, the monitor and the command line
-# make torture  attacks on every promise, at full size, and a table of what came of them
+# make check    what every change has to pass: lint, the tests, the attacks and the platforms in a quick cut
+# make torture  attacks on every promise, and a table of what came of them; QUICK=1: a quick cut
 # make matrix   the tests on every platform that can be had here (Pythons, bare hosts, the Pi, Windows), and a table
 # make bench    every figure that README.md promises, as ratios taken in one run
 # make lint     a strict type check, and a look for mistakes
@@ -40,8 +41,13 @@ web: $(VENV)-web/ready
 
 ansible: $(VENV)-ansible/ready
 
+# Some tests at a time. Plain pytest does them one after another.
 test: $(VENV)/ready
-	$(RUN) -m pytest -q -rs test_nodejobs.py
+	$(RUN) .ci/side_by_side.py -q -rfEs test_nodejobs.py
+
+check: QUICK = 1
+check: MATRIX = --quick --jobs 2 --only oldest,newest,bookworm-minimal,windows-3.13
+check: lint torture matrix test
 
 cover: $(VENV)/ready
 	rm -f .coverage .coverage.*
@@ -51,7 +57,7 @@ bench: $(VENV)/ready
 	$(RUN) examples/benchmark.py
 
 torture: $(VENV)/ready
-	$(RUN) examples/torture
+	$(RUN) examples/torture $(if $(QUICK),--quick)
 
 matrix: $(VENV)/ready
 	$(RUN) examples/matrix $(MATRIX)
@@ -59,8 +65,8 @@ matrix: $(VENV)/ready
 lint: $(VENV)/ready
 	$(PYTHON) -m pip --python $(RUN) install --quiet mypy==2.4.1 pyflakes==4.1.0
 	$(RUN) -m mypy --strict nodejobs.py
-	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py examples/*.py examples/torture/*.py \
-		examples/matrix/*.py
+	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py .ci/*.py examples/*.py \
+		examples/torture/*.py examples/matrix/*.py
 
 install:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/nodejobs
@@ -80,4 +86,4 @@ clean:
 	rm -rf $(VENV) $(VENV)-web $(VENV)-ansible build dist .coverage .coverage.* .pytest_cache .mypy_cache __pycache__ \
 		examples/__pycache__ examples/torture/__pycache__ examples/matrix/__pycache__
 
-.PHONY: all test web ansible cover torture matrix bench lint install wheel clean
+.PHONY: all test check web ansible cover torture matrix bench lint install wheel clean

@@ -12,6 +12,7 @@ It needs Linux, and for all of it root, strace, gcc and util-linux (unshare, mou
 """
 import argparse
 import concurrent.futures
+import itertools
 import json
 import os
 import shutil
@@ -28,12 +29,12 @@ for name in sorted(os.listdir(str(harness.HERE))):  # every other file here ente
         __import__(name[:-3])
 
 
-def run_one(name, full, seed):
-    """Run one attack in this process; return its line of the table."""
+def run_one(name, full, seed, most):
+    """Run one attack in this process, of its cases at most so many; return its line of the table."""
     path = tempfile.mkdtemp(prefix="torture-", dir=os.environ.get("TMPDIR") or "/tmp")
     began, cases, violations, missing = time.monotonic(), 0, [], None
     try:
-        for case, problems in ATTACKS[name](Room(path, full, seed)):
+        for case, problems in itertools.islice(ATTACKS[name](Room(path, full, seed)), most):
             cases += 1
             if problems:
                 violations.append("%s: %s: %s" % (name, case, "; ".join(problems)))
@@ -52,7 +53,8 @@ def run_one(name, full, seed):
 def run_apart(name, options):
     """Run one attack in a process of its own, so that none can disturb the count of another."""
     words = [sys.executable, str(harness.HERE), "--one", name, "--seed", str(options.seed)]
-    done = subprocess.run(words + ["--quick"] * options.quick, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    words += ["--quick"] * options.quick + (["--cases", str(options.cases)] if options.cases else [])
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True)
     try:
         return json.loads(done.stdout)
@@ -68,10 +70,12 @@ def main():
     parser.add_argument("--seed", type=int, default=20261124, help="of all that is random; default %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="attacks at a time; default %(default)s")
     parser.add_argument("--list", action="store_true", help="name the attacks")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--cases", type=int, metavar="N", help="at most so many cases of each")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the first whose name begins so, as JSON
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(run_one(options.one, not options.quick, options.seed)))
+        name = next(name for name in ATTACKS if name.startswith(options.one))
+        print(json.dumps(run_one(name, not options.quick, options.seed, options.cases)))
         return 0
     names = [name for name in ATTACKS if not options.attacks or any(text in name for text in options.attacks)]
     if options.list or not names:
