@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -70,12 +69,9 @@ def contained(function):
     """Run an attack in a pid namespace of its own: what it leaves dies with it, what it kills is its own."""
     @functools.wraps(function)
     def outside(room):
-        if not shutil.which("unshare"):
-            raise Missing("unshare")
         code = INSIDE % (function.__module__, function.__name__)
-        words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child",
-                 "sh", "-c", '"$@"; exit $?', "sh",  # it stays, and reaps what is orphaned
-                 PYTHON, "-c", code, json.dumps([str(room.path), room.full, room.random.getrandbits(32)])]
+        words = namespaces() + [PYTHON, "-c", code,
+                                json.dumps([str(room.path), room.full, room.random.getrandbits(32)])]
         with subprocess.Popen(words, env=dict(os.environ, PYTHONPATH=str(HERE)), stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE) as worker:
             try:
@@ -86,6 +82,8 @@ def contained(function):
                     yield name, problems
             finally:
                 worker.kill()
+                # The first process of the namespace is then killed by the kernel, and takes the others with it.
+                eventually(lambda: not processes_of(os.environ["NODEJOBS_TORTURE"], "NODEJOBS_TORTURE"))
         if worker.returncode:
             yield "the end", ["the attack broke off with exit code %d" % worker.returncode]
     outside.inside = function
