@@ -2789,7 +2789,10 @@ class LogTail:
 
     `cut` says that somebody has emptied or rewritten the file: what comes next is from its beginning. `gone`
     says that the file is not in its place, or another is; the one that was open is read to its end all the same.
+    `is_ours` is asked when a file was opened by its path, which may be that of another run by now.
     """
+
+    is_ours: "Any" = None
 
     def __init__(self, path: str, offset: "Optional[int]" = 0) -> None:
         self.path, self.offset, self.fd, self.base = path, offset or 0, -1, 0
@@ -2806,6 +2809,8 @@ class LogTail:
                 if self.fd < 0 or offset <= self.offset or at_end:
                     self.close()
                     self.fd, self.base = os.dup(file.fileno()), offset
+        if self.fd >= 0 and self.is_ours is not None and not self.is_ours():
+            self.close()
         self.gone = self.fd < 0
         if self.gone:
             return
@@ -5109,13 +5114,20 @@ class Jobs:
         texts = []
         for path in (record.stdout_path, record.stderr_path):
             with Translate("read", path):
-                log = LogTail(path)
+                log = self._of(record, LogTail(path))
                 texts.append(b"".join(iter(log.read, b"")).decode("utf-8", "replace"))
                 log.close()
+                if log.gone and self.store.again(record) is None:
+                    raise UnknownJob(job_id, record.run, self.db_path)
             missing = self._missing(record, path) if log.gone else ""
             if missing:
                 raise StoreError(missing, path)
         return texts[0], texts[1]
+
+    def _of(self, record: "Any", log: LogTail) -> LogTail:
+        """See that a log is read only for as long as its run is there; afterwards its path may be another run's."""
+        log.is_ours = lambda: self.store.again(record) is not None
+        return log
 
     def _missing(self, record: "Any", path: str) -> str:
         """Say that a log is not in its place; return "" if it was never made, or its run was removed."""
@@ -5123,8 +5135,8 @@ class Jobs:
         if record.last_pid is None or record.merge and number == 2:
             return ""
         with Translate("read", self.db_path):
-            again = self.store.read(record.self_id, record.run)
-        if again is None or again.cookie != record.cookie:
+            again = self.store.again(record)
+        if again is None:
             return ""
         # Only a look at what it is: to open a pipe, which it may be too, would take output away.
         place = "/proc/%d/fd/%d" % (record.last_pid, number)
@@ -5185,7 +5197,7 @@ class Jobs:
         if run == record.run and str(record.cookie).startswith(cookie):
             offsets = {"stdout": stdout, "stderr": stderr}
         with Translate("read", record.logdir):
-            return {name: LogTail(record[name + "_path"], offset) for name, offset in offsets.items()}
+            return {name: self._of(record, LogTail(record[name + "_path"], offset)) for name, offset in offsets.items()}
 
     def _events(self, job_id: str, record: "Any", tails: "Dict[str, LogTail]", include: "Sequence[str]",
                 poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
@@ -5829,7 +5841,7 @@ def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any
     """Copy output as it comes until the job has ended; return its exit code."""
     tails, over = [], False
     for name, path, raw in streams:
-        tails.append((LogTail(path) if lines is None else tail(path, lines), raw))
+        tails.append((jobs._of(record, LogTail(path) if lines is None else tail(path, lines)), raw))
     outputs = watch_outputs([raw for _, raw in tails])
     try:
         for record, over in jobs.watch(record):
@@ -6216,8 +6228,10 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
     code, answer = 0, {"self_id": record.self_id, "run": record.run}
     for name, path, raw in streams:
         with Translate("read", path):
-            log = LogTail(path) if options.n is None else tail(path, options.n)
+            log = jobs._of(record, LogTail(path) if options.n is None else tail(path, options.n))
             log.open()
+            if log.gone and jobs.store.again(record) is None:
+                raise UnknownJob(record.self_id, record.run, jobs.db_path)
         parts = iter(log.read, b"")
         if options.json:
             answer[name] = b"".join(parts).decode("utf-8", "replace")

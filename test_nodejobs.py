@@ -2291,6 +2291,20 @@ def test_the_end_of_a_run_is_known_though_it_is_removed_at_once(jobs, line, stor
             assert asked.result(60).status == STATUS.c_failed
 
 
+def test_a_follower_never_shows_the_output_of_a_later_run_for_that_of_its_own(jobs):
+    for from_beginning in (True, False):
+        jobs.run("echo old; sleep 300", "a", startsecs=0)
+        events = jobs.bind("a", from_beginning=from_beginning)
+        assert next(events).type == "status"
+        jobs.stop("a")
+        jobs.remove("a")
+        jobs.run("echo new; sleep 300", "a", startsecs=0)
+        lines_of(jobs.get_status("a").stdout_path, 1)
+        assert [event.text for event in events if event.type == "stdout"] == []
+        jobs.stop("a")
+        jobs.remove("a")
+
+
 def test_twins_of_one_id_each_exit_with_their_own_code(cli):
     for _ in range(8):
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
