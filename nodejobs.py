@@ -68,7 +68,7 @@ The protocol. Code that keeps a rule names it.
     bytes say what failed.
  6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
     Who reads an end status can rely on it after a power cut; if the second line is missing, the
-    first one, once the lock is free, says the same. The journal's last block has room for them
+    first one, once the lock is free, says the same; until then nobody shows it. The journal's last block has room for them
     from the start; where the disk refuses them all the same, the monitor frees the lock and tries on.
  7. A process is a pid plus its start time, and is signalled through a pidfd where there is one.
  8. Readers never write, and need no write permission.
@@ -2702,8 +2702,11 @@ def read_journal(path: str) -> "Optional[bytes]":
         os.close(fd)
 
 
-def fold(journal: bytes) -> "Dict[str, Any]":
-    """Merge a journal's lines into one state (rule 2); lines that are not ours are counted as "damaged"."""
+def fold(journal: bytes, running: bool = False) -> "Dict[str, Any]":
+    """Merge a journal's lines into one state (rule 2); lines that are not ours are counted as "damaged".
+
+    Of what is `running`, the facts of the end (rule 6) count only together with the end status.
+    """
     journal = journal[:journal.rfind(b"\n")]  # what follows the last newline is torn
     damaged = 0
     try:
@@ -2724,6 +2727,7 @@ def fold(journal: bytes) -> "Dict[str, Any]":
             except ValueError:
                 damaged += bool(line.strip())
     state: "Dict[str, Any]" = {}
+    facts: "Dict[str, Any]" = {}
     if entries and (not isinstance(entries[0], dict) or entries[0].get("status") not in (
             QUEUED, STARTING)):
         damaged += 1
@@ -2732,11 +2736,15 @@ def fold(journal: bytes) -> "Dict[str, Any]":
             damaged += 1
             continue
         status = entry.get("status")
-        if status == FAILED_START and "last_pid" in state and "outcome" not in state:
+        if status == FAILED_START and "last_pid" in state and "outcome" not in (facts or state):
             continue  # rule 4: a launcher gave up too late, the monitor had come first
-        state.update(entry)
         if status in ENDED:
+            state.update(facts, **entry)
             break
+        if running and entry.get("outcome") in ENDED:
+            facts = entry
+        else:
+            state.update(entry)
     if damaged:
         state["damaged"] = damaged
     return state
@@ -3398,8 +3406,8 @@ class Store:
         dict.update(record, state)
         return record
 
-    def state(self, logdir: str) -> "Optional[Dict[str, Any]]":
-        """Return what a run's journal says; None if it says nothing yet, so that nothing was started."""
+    def state(self, logdir: str, running: bool = False) -> "Optional[Dict[str, Any]]":
+        """Return what a run's journal says (see fold); None if it says nothing yet, so that nothing was started."""
         path = logdir + SEP + JOURNAL
         state: "Dict[str, Any]"
         try:
@@ -3417,7 +3425,7 @@ class Store:
             if not os.path.lexists(logdir + SEP + LOCK) and (journal is None or os.path.isfile(path)):
                 return None
             journal = b"\n"  # a monitor was here; what it wrote is gone
-        state = fold(journal)
+        state = fold(journal, running)
         wrong: "List[str]" = []
         if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
             fields = self.record_class.fields
@@ -3468,7 +3476,7 @@ class Store:
             lives = not monitored and (self.is_alive(state) or monitored is None and (
                 state.get("boot_id") == platform.boot_id()
                 and platform.start_time(state.get("monitor_pid") or 0) == state.get("monitor_start", -1)))
-            again = self.state(logdir)
+            again = self.state(logdir, bool(monitored or starting or monitored is None and lives))
             if again is None or again.get("status") in ENDED:
                 return again
             if again == state:

@@ -3671,6 +3671,46 @@ def test_a_pid_that_no_job_can_have_is_told_as_damage(jobs, key, pid):
     assert record[key] is None and "its journal is damaged; see %s" % path in record.error
 
 
+def test_an_end_is_seen_whole_or_not_at_all(jobs, store):
+    """A reader that never rests, while short jobs end: the facts of an end show with its status only (rule 6)."""
+    ended, halves = set(), []
+
+    def look():
+        while len(ended) < 60:
+            for job_id, record in jobs.list_status().items():
+                facts = {key: record[key] for key in ("exit_code", "signal", "ended_at", "outcome", "cpu_seconds", "max_rss_kb", "error")
+                         if record[key] is not None}
+                if record.ended:
+                    ended.add((job_id, record.run))
+                elif facts:
+                    halves.append((job_id, record.status, facts))
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        readers = [threads.submit(look) for _ in range(2)]
+        runs = [threads.submit(lambda name: [jobs.run("exit 3", "%s-%d" % (name, number), startsecs=0) for number in range(35)], name)
+                for name in "ab"]
+        for done in runs + readers:
+            done.result(120)
+    assert not halves
+
+
+@pytest.mark.parametrize("job", ["now", "starting"])
+def test_facts_of_an_end_do_not_show_while_the_monitor_has_yet_to_write_the_status(jobs, job):
+    record = jobs.run(["sleep", "1000"], "now", startsecs=0)
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    facts = {"exit_code": 0, "signal": None, "error": "e", "ended_at": "2026-11-24T09:12:01.000Z", "duration": 5000.0,
+             "cpu_seconds": 1, "max_rss_kb": 1, "left_behind": [[99999, 1]], "outcome": "finished"}
+    before = path.read_bytes() if job == "now" else path.read_bytes().splitlines(True)[0]
+    path.write_bytes(before + nodejobs.to_json(facts).encode() + b"\n")
+    again = jobs.get_status("now")
+    assert again.status == STATUS.c_running and again.duration is None or again.duration < 1000
+    assert {key for key in facts if key != "duration" and again[key] is not None} == set()
+    with path.open("ab") as file:
+        file.write(b'{"status":"finished"}\n')
+    again = jobs.get_status("now")
+    assert {key: again[key] for key in facts} == facts and again.status == STATUS.c_finished
+    path.write_bytes(before)
+
+
 @pytest.mark.parametrize("hour", ["nan", "inf", "1e300"])
 def test_a_time_that_no_clock_shows_is_shown_as_it_was_written(cli, jobs, hour):
     path = pathlib.Path(jobs.run("true", "a", startsecs=60).logdir) / "journal.jsonl"
@@ -7353,6 +7393,7 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
         "closed-by-nobody": [first, pid, '{"outcome":"finished"\n', runs],
         "nan": [first, dict(pid, pid_start=1, a=float("nan"))],
         "too-late": [first, pid, late, runs], "in-time": [first, late, pid, runs], "outcome-only": [first, pid, result],
+        "outcome-then-late": [first, pid, result, late],
         "no-pid": [first], "alive": [first, pid, runs], "asked-to-stop": [first, pid, {"status": "stopping"}],
         "other-start": [first, dict(pid, pid_start=now.pid_start + 1), runs],
         "other-boot": [dict(first, boot_id="x"), pid, runs], "list": [first, "[1]\n", late],

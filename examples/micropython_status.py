@@ -76,10 +76,11 @@ def unescape_id(name):
     return text_of(bytes(raw))
 
 
-# In it, journal.jsonl has a JSON object for every change of state. The record is all of them together.
+# In it, journal.jsonl has a JSON object for every change of state. The record is all of them together. The end is two
+# lines, the facts (with "outcome") and the status: while the run's lock is held, the facts count only with the status.
 
 def fold(journal):
-    record, damaged = {}, 0
+    record, facts, damaged = {}, {}, 0
     for line in journal.split(b"\n")[:-1]:  # what follows the last newline is torn
         try:
             entry = json.loads(line.decode(), **NO_NAN) if line.endswith(b"}") else None  # 1.25 adds a missing bracket
@@ -87,15 +88,19 @@ def fold(journal):
             entry = None
         if not isinstance(entry, dict) or not all(isinstance(key, str) for key in entry):
             damaged += line.strip() != b""  # passed over: a damaged line must not hide the job
-        elif entry.get("status") == "failed_start" and "last_pid" in record and "outcome" not in record:
+        elif entry.get("status") == "failed_start" and "last_pid" in record and not facts:
             pass  # a launcher gave up too late: once the command's pid is in the journal, it runs
+        elif entry.get("status") in ENDED:
+            record.update(facts)
+            record.update(entry)
+            break  # the first end is the end
+        elif "outcome" in entry:
+            facts = entry
         else:
             record.update(entry)
-            if entry.get("status") in ENDED:
-                break  # the first end is the end
     if damaged:
         record["damaged"] = damaged
-    return record
+    return record, facts
 
 
 # A journal without an end: is it running, or lost? The job's lock (DB/JOB/lock) is held by who starts a run, until it
@@ -134,7 +139,7 @@ def read_run(job, number):
         journal = read(run + "/journal.jsonl") if "journal.jsonl" in names_in(run) else b""
         if b"\n" not in journal and "lock" not in names_in(run):
             return None
-        record = fold(journal)
+        record, facts = fold(journal)
         status = record.get("status")
         if status in ENDED or journal == before:
             break
@@ -145,8 +150,9 @@ def read_run(job, number):
         active = status if status in ("starting", "stopping") else "running"
         if starting or monitored:
             status = "running" if active == "starting" and not starting else active
-        elif record.get("outcome") in ENDED:
-            status = record["outcome"]  # the end is two lines, this and the status; the machine went down between them
+        elif facts.get("outcome") in ENDED:
+            record.update(facts)  # the machine went down between the two lines
+            status = facts["outcome"]
         elif surely_runs(record):
             status = "stopping" if active == "stopping" else "running"  # its monitor was killed
         elif starting is None or monitored is None:
