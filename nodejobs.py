@@ -62,8 +62,8 @@ The protocol. Code that keeps a rule names it.
     is not inherited by any child, is dropped by the kernel when the monitor dies, and can be asked
     about with read permission only. Lock held: the job is running. No pid has to be trusted for that.
  4. The command's process waits until the line with its pid is in the journal; only then it executes.
-    So nothing ever runs that the store does not know, and "no pid" proves that nothing ran. A launcher
-    that gives up on its monitor says failed_start; of that line and the pid's, the first one counts.
+    So nothing ever runs that the store does not know, and within a boot "no pid" proves that nothing ran
+    (a power cut may take lines that were not synced: then nobody knows). A launcher that gives up on its monitor says failed_start; of that line and the pid's, the first one counts.
  5. How a start went comes through a close-on-exec pipe from the exec itself: end of file is success,
     bytes say what failed.
  6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
@@ -3494,8 +3494,13 @@ class Store:
             if "queued_at" in state:  # who was about to start it was killed
                 state["status"] = QUEUED
                 return state
-            status = FAILED_START
-            state.setdefault("error", "nodejobs was killed while it started the job; the command never ran")
+            if state.get("boot_id") == platform.boot_id():
+                status = FAILED_START
+                state.setdefault("error", "nodejobs was killed while it started the job; the command never ran")
+            else:
+                status = LOST
+                state.setdefault("error", "nobody can know whether it ran: the machine went down, and what was written "
+                                          "of it last may be gone")
         elif lives:
             status = STOPPING if status == STOPPING else RUNNING
         elif monitored is None or status is None and "status" in state:
@@ -3990,6 +3995,8 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
                                   "monitor_start": run[5], "started_at": now, "started_clock": began,
                                   "last_update": now}, 0)
             noted = True
+            if order["spooled"]:
+                os.fsync(journal)  # or it could be queued again after a power cut, and run twice
             if b'\n{"status":"failed_start"' in read_whole(journal):
                 raise OSError(0, "its launcher has given up waiting for it")
         except OSError as error:
@@ -4000,10 +4007,9 @@ def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock:
             raise
     if order["spooled"]:
         try:
-            os.fsync(journal)  # or it could be queued again after a power cut, and run twice
             os.unlink(order["spooled"])
         except OSError:
-            pass  # a file system that cannot; the spool goes with the ticket
+            pass  # the spool goes with the ticket
     failing = platform.permit(held)
     if not failing:
         try:

@@ -2056,6 +2056,20 @@ def test_the_end_is_known_when_only_its_facts_reached_the_disk(jobs):
         key: record[key] for key in record if key != "last_update"}
 
 
+def test_after_a_reboot_a_journal_without_a_pid_does_not_prove_that_nothing_ran(jobs, cli):
+    """A power cut may take every line that was not synced. Within one boot no pid means that nothing ran (rule 4)."""
+    record = jobs.run("true", "cut", startsecs=20)
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    first = path.read_text().splitlines(True)[0]
+    path.write_text(first.replace(record.boot_id, "another boot"))
+    again = jobs.get_status("cut")
+    assert again.status == STATUS.c_lost and "nobody can know whether it ran" in again.error
+    assert cli("wait", "cut").returncode == 125
+    path.write_text(first)
+    again = jobs.get_status("cut")
+    assert again.status == STATUS.c_failed_start and "never ran" in again.error
+
+
 def test_a_reboot_is_told_as_lost(jobs):
     record = jobs.run(["sleep", "300"], "rebooted", startsecs=0)
     os.kill(record.monitor_pid, signal.SIGKILL)
@@ -7394,7 +7408,7 @@ def test_the_micropython_example_folds_any_journal_as_nodejobs_does(reader, stor
         "nan": [first, dict(pid, pid_start=1, a=float("nan"))],
         "too-late": [first, pid, late, runs], "in-time": [first, late, pid, runs], "outcome-only": [first, pid, result],
         "outcome-then-late": [first, pid, result, late],
-        "no-pid": [first], "alive": [first, pid, runs], "asked-to-stop": [first, pid, {"status": "stopping"}],
+        "no-pid": [first], "no-pid-after-a-reboot": [dict(first, boot_id="x")], "alive": [first, pid, runs], "asked-to-stop": [first, pid, {"status": "stopping"}],
         "other-start": [first, dict(pid, pid_start=now.pid_start + 1), runs],
         "other-boot": [dict(first, boot_id="x"), pid, runs], "list": [first, "[1]\n", late],
         "empty": [], "pid-only": [pid], "queued": [queued], "queued-again": [queued, {"status": "starting"}],

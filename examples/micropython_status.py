@@ -121,13 +121,19 @@ def is_held(path, ask, *how):
         return False if error.errno == errno.ENOENT else None
 
 
+def is_of_this_boot(record):
+    try:
+        boot_id = read("/proc/sys/kernel/random/boot_id").decode().strip()
+        return record.get("boot_id") == "%s pid:[%d]" % (boot_id, os.stat("/proc/self/ns/pid")[1])
+    except OSError:
+        return False
+
+
 def surely_runs(record):
     """Tell whether the command's process lives: a pid means something with its start time and boot only."""
     try:
-        boot_id = read("/proc/sys/kernel/random/boot_id").decode().strip()
-        boot_id += " pid:[%d]" % os.stat("/proc/self/ns/pid")[1]
         stat = read("/proc/%d/stat" % record.get("last_pid")).rpartition(b")")[2].split()  # from the third field on
-        return boot_id == record.get("boot_id") and int(stat[19]) == record.get("pid_start") and stat[0] not in b"ZX"
+        return is_of_this_boot(record) and int(stat[19]) == record.get("pid_start") and stat[0] not in b"ZX"
     except (OSError, TypeError):
         return False
 
@@ -158,7 +164,8 @@ def read_run(job, number):
         elif starting is None or monitored is None:
             status = active + " or lost"
         elif active == "starting" and "last_pid" not in record:  # a command waits until its pid is in the journal
-            status = "queued" if "queued_at" in record else "failed_start"
+            # After a reboot nobody knows: a power cut may have taken the line with the pid.
+            status = "queued" if "queued_at" in record else "failed_start" if is_of_this_boot(record) else "lost"
         else:
             status = "lost"
     if record.get("format", 1) not in (1, 2):  # 2 may be queued
