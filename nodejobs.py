@@ -204,7 +204,7 @@ class JobRunning(NodejobsError):
 
 
 class CannotStop(NodejobsError):
-    """Some processes of the job could not be ended. `pids` are those; `record` is the job's record."""
+    """Something of the job could not be ended, or something holds it. `pids` say what; `record` is the job's record."""
 
     def __init__(self, record: "JobRecord", pids: "List[int]", reason: str) -> None:
         super().__init__("cannot stop job %r: %s" % (record.self_id, reason))
@@ -806,6 +806,10 @@ class Platform:
     def is_suspended(self, pid: int) -> "Optional[bool]":
         """Tell whether a signal has stopped that process; None if that cannot be known."""
         raise NotImplementedError
+
+    def tracer(self, pid: int) -> int:
+        """Return the pid of the debugger that holds that process; 0 if none does, or nobody can know."""
+        return 0
 
     def send(self, pid: int, start: int, number: int) -> None:
         """Send a signal to that process and no other; nothing happens if it is gone or not ours to signal."""
@@ -1637,6 +1641,13 @@ class Linux(Posix):
     def is_suspended(self, pid: int) -> "Optional[bool]":
         stat = self.stat(pid)
         return stat[0] == b"T" if stat else None
+
+    def tracer(self, pid: int) -> int:
+        try:
+            with open("/proc/%d/status" % pid, "rb") as file:
+                return int(file.read().partition(b"\nTracerPid:")[2].split()[0])
+        except (OSError, IndexError):
+            return 0
 
     def adopt_orphans(self, cookie: bytes) -> None:
         self.call_library("prctl", (36, 1, 0, 0, 0))  # PR_SET_CHILD_SUBREAPER, see prctl(2); emulators may lack it
@@ -4985,7 +4996,7 @@ class Jobs:
         Returns the moment the last one is gone, with the record; None if there is no such job. What earlier runs have
         left in the background is ended too: see record.ended_pids. Of a list of jobs those that are queued never start,
         the others end at the same time, and it returns a list.
-        Raises CannotStop, with the pids, if something could not be ended.
+        Raises CannotStop, with the pids, if something could not be ended, or a debugger (or SIGSTOP) holds its end up.
         """
         results = self._stop([job_id] if isinstance(job_id, str) else job_id, grace, signal)
         for result in results.values():
@@ -5096,9 +5107,27 @@ class Jobs:
                     "status": STOPPED, "ended_at": iso_time(time.time()),
                     "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
                 after = self.store.again(record)
-            if after is not None and after.status in ACTIVE and platform.is_command(processes_of(after)):
-                raise CannotStop(after, [after.last_pid], "its command, pid %d, lives on" % after.last_pid)
+        if after is not None and not after.ended:
+            raise self._held(after)
         return after
+
+    def _held(self, record: "Any") -> CannotStop:
+        """Say what keeps a run from its end although its processes were killed."""
+        command, monitor = record.last_pid, record.monitor_pid or 0
+        if platform.is_command(processes_of(record)):
+            return CannotStop(record, [command], "its command, pid %d, lives on" % command)
+        if platform.start_time(monitor) == record.monitor_start:
+            # Whoever is traced stays a zombie until its tracer has taken note of its end; then its parent may.
+            for pid in (monitor, command, *platform.children(monitor)):
+                tracer = platform.tracer(pid)
+                if tracer:
+                    return CannotStop(record, [pid], "a debugger, pid %d, holds its process %d; end that, or have it "
+                                                     "let go" % (tracer, pid))
+            if platform.is_suspended(monitor):
+                return CannotStop(record, [monitor], "its monitor, pid %d, is suspended; let it go on with "
+                                                     "`kill -CONT %d`" % (monitor, monitor))
+        return CannotStop(record, [monitor], "its processes are gone, but its monitor, pid %d, has not written the end "
+                                             "for %d s" % (monitor, KILL_SECONDS))
 
     def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
         """End a run if it is queued, unless it has been started meanwhile; return its record."""

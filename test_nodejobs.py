@@ -1933,6 +1933,45 @@ def test_what_cannot_be_stopped_is_named_and_not_called_stopped(jobs, store, tmp
     assert jobs.get_status("roots").status == STATUS.c_running
 
 
+TRACER = textwrap.dedent("""\
+    import ctypes, os, sys
+    pid = int(sys.argv[1])
+    refused = ctypes.CDLL(None, use_errno=True).ptrace(16, pid, None, None)  # PTRACE_ATTACH
+    print("no" if refused else "holds %d %d" % os.waitpid(pid, 0x40000000), flush=True)
+    sys.stdin.read()
+    """)
+
+
+@pytest.mark.parametrize("held", ["command", "child", "monitor"])
+def test_stop_of_what_a_debugger_holds_says_so_and_who_it_is(jobs, cli, held):
+    record = jobs.run(["sleep", "1000"] if held != "child" else "sleep 1000 & echo $!; wait", "a", startsecs=0)
+    pid = {"command": record.last_pid, "monitor": record.monitor_pid}.get(held) or int(lines_of(record.stdout_path, 1)[0])
+    tracer = subprocess.Popen([PYTHON, "-c", TRACER, str(pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        if not tracer.stdout.readline().startswith(b"holds"):
+            pytest.skip("no process may trace another here")
+        done = cli("stop", "a", "--grace", "0.1")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert "a debugger, pid %d, holds its process %d" % (tracer.pid, pid) in done.stderr
+        with pytest.raises(CannotStop) as caught:
+            jobs.stop("a", grace=0)
+        assert caught.value.pids == [pid] and caught.value.record.status == STATUS.c_stopping
+    finally:
+        tracer.communicate()
+    assert jobs.wait("a", 60).status == STATUS.c_stopped
+    assert jobs.stop("a").status == STATUS.c_stopped
+
+
+def test_stop_of_a_job_whose_monitor_is_suspended_says_so_and_the_way_out(jobs, cli):
+    record = jobs.run(["sleep", "1000"], "a", startsecs=0)
+    os.kill(record.monitor_pid, signal.SIGSTOP)
+    done = cli("stop", "a")
+    assert (done.returncode, done.stdout) == (125, "") and "kill -CONT %d" % record.monitor_pid in done.stderr
+    assert not is_alive(record.last_pid)
+    os.kill(record.monitor_pid, signal.SIGCONT)
+    assert jobs.wait("a", 60).status == STATUS.c_stopped
+
+
 # ------ when something is killed ------
 
 def test_when_the_monitor_is_killed_the_job_runs_on_and_can_be_stopped(jobs):
