@@ -6584,8 +6584,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
         ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
         ["stop backup", "stop web worker --grace 30s --signal INT"]),
-    "queue": (verb_queue, "show queues (list), pause or resume one (resume NAME:SLOTS makes it if there is none), "
-                          "move a job to its front (first), start what is due (start)", "ACTION [NAME]", [],
+    "queue": (verb_queue, "list queues, pause or resume one (resume NAME:SLOTS makes it), put a job first, start what "
+                          "is due", "ACTION [NAME]", [],
               ["queue list", "queue pause net", "queue resume net:3"]),
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),
