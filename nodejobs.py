@@ -33,7 +33,8 @@ Command line:
     python3 nodejobs.py VERB --help
 
 On disk:
-    DB/                        $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, or ~/.local/state/nodejobs
+    DB/                        $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, or ~/.local/state/nodejobs; only its owner
+                               writes there
                                (Windows: %LOCALAPPDATA%\\nodejobs)
       backup/                  one directory per job: the id, escaped where a file system needs it
         lock                   held by whoever starts or removes runs of this job
@@ -74,13 +75,16 @@ The protocol. Code that keeps a rule names it.
  8. Readers never write, and need no write permission.
  9. The monitor adopts what the command orphans. It outlives its command for as long as anything of
     that still runs, so that stop can find it; a job that was asked to stop ends when all of it has.
-10. Nothing is opened through a link, and a run's directory is used only if it is the one we made.
+10. Only the owner of DB writes there, and only while nobody else may. Nothing is opened through a link. A directory is
+    a job's only if it holds one of our runs, or nothing but our lock, which it has from its first moment on; whatever
+    else is in DB is somebody's, and stays.
 11. What is queued is files and no process: a journal that begins with "queued", a ticket whose number is its place,
     and a spool, which is deleted when its pid is in the journal. A queue's lock is taken before a job's. Runs that
     were started and have not ended fill its slots. Who starts one marks its ticket, then writes "starting"; if that
     is left without a pid (4), it is queued again; so is what fails for want of something (room on the disk,
     descriptors, processes), as that says nothing about the job. Every monitor that ends and every call that may
-    write starts what is due, but never what another user has queued.
+    write starts what is due.
+12. A run is its id, number and cookie: whoever looks at it again compares all three.
 
 On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,
 and resumed when its pid is in the journal (4, 5); the tree of a run is a job object, which a monitor of another
