@@ -2208,12 +2208,13 @@ def saboteur(tmp_path, monkeypatch):
 
 def monitors_of(job_id):
     """Return the pids of the monitors of a job of this test, and of what they have forked that is not the command yet."""
-    found = []
-    for pid in processes_of(os.environ["NODEJOBS_TEST_STORE"], "NODEJOBS_TEST_STORE"):
+    mark, found = os.fsencode("NODEJOBS_TEST_STORE=%s\0" % os.environ["NODEJOBS_TEST_STORE"]), []
+    for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            words = pathlib.Path("/proc/%d/cmdline" % pid).read_bytes().split(b"\0")
-            if words[-3:-1] == [b"nodejobs-monitor", job_id.encode()]:
-                found.append(pid)
+            words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+            if words[-3:-1] == [b"nodejobs-monitor", job_id.encode()] and is_alive(int(name)):
+                if mark in pathlib.Path("/proc", name, "environ").read_bytes():
+                    found.append(int(name))
     return found
 
 
