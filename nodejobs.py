@@ -5387,6 +5387,7 @@ class Jobs:
             try:
                 if record.status == QUEUED:
                     self._stop_queued(record, "%s, pid %d" % (platform.user(), os.getpid()))
+                    self.start_due()  # what needs it sees that it was stopped, before it is gone
                 with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
                     for each in [record, *self._runs_of(lock)]:
@@ -5627,7 +5628,7 @@ def local_time(text: "Optional[str]") -> str:
     """Write a record's time as local time."""
     seconds = epoch_time(text)
     try:
-        return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+        return text or "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (ValueError, OverflowError, OSError):  # with 32 bits there is no time after 2038
         return str(text)
 

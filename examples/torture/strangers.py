@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import nodejobs
-from harness import (FILE, PYTHON, Missing, attack, cli, end, eventually, inside, is_alive, namespaces, take_pid,
+from harness import (FILE, PYTHON, Missing, attack, end, eventually, inside, is_alive, namespaces, take_pid,
                      untidy)
 from trees import fighter_of, of_token
 
