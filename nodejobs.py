@@ -3410,7 +3410,7 @@ class Store:
             state = self.resolve(state, logdir, holding)
             if state is None:
                 return None
-        elif state.get("left_behind"):
+        if state.get("left_behind") and state["status"] in ENDED:
             here = state.get("boot_id") == platform.boot_id()
             left = platform.remaining(processes_of(state), dict(state["left_behind"])) if here else {}
             state["left_behind"] = [[pid, left[pid]] for pid in sorted(left)] or None
