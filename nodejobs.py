@@ -64,13 +64,15 @@ The protocol. Code that keeps a rule names it.
     about with read permission only. Lock held: the job is running. No pid has to be trusted for that.
  4. The command's process waits until the line with its pid is in the journal; only then it executes.
     So nothing ever runs that the store does not know, and within a boot "no pid" proves that nothing ran
-    (a power cut may take lines that were not synced: then nobody knows). A launcher that gives up on its monitor says failed_start; of that line and the pid's, the first one counts.
+    (a power cut may take lines that were not synced). A launcher that gives up on its monitor says
+    failed_start; of that line and the pid's, the first one counts.
  5. How a start went comes through a close-on-exec pipe from the exec itself: end of file is success,
     bytes say what failed.
  6. The end is two lines: the facts ("outcome", exit code ...), synced to the disk, then the status.
     Who reads an end status can rely on it after a power cut; if the second line is missing, the
-    first one, once the lock is free, says the same; until then nobody shows it. The journal's last block has room for them
-    from the start; where the disk refuses them all the same, the monitor frees the lock and tries on.
+    first one, once the lock is free, says the same; until then nobody shows it. The journal's last block
+    has room for them from the start; where the disk refuses them all the same, the monitor frees the
+    lock and tries on.
  7. A process is a pid plus its start time, and is signalled through a pidfd where there is one.
  8. Readers never write, and need no write permission.
  9. The monitor adopts what the command orphans. It outlives its command for as long as anything of
@@ -155,7 +157,8 @@ LOCK_SECONDS = 10.0   # seconds to wait for another launcher of the same job
 RETRY_SECONDS = 86400.0  # seconds that a monitor tries to write an end for which the disk has no room
 END_ROOM = 1024       # bytes of the journal's last block that are kept for the end
 LEAST_LOG = 1024      # the smallest max_log, in bytes
-JOURNAL_BYTES = 1 << 26  # what is longer is no journal of ours: a command line can be 2 MiB
+JOURNAL_BYTES = 1 << 24  # what is longer is no journal of ours: of a command line of 2 MiB, escaped, it has 12
+JOURNAL_LINES = 10000  # a run writes a dozen; a full disk may tear a line at each of write_end's attempts
 TOO_FEW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the asker's own shortage says nothing about a job
 SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EROFS, errno.ENOLCK)
 # Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
@@ -674,6 +677,7 @@ class QueueRecord(BaseData):
     slots = Field(int, doc="how many of its jobs may run at once")
     paused = Field(bool, doc="whether nothing is started from it")
     paused_by = Field(str, doc="user and process that paused it; None if it is not paused")
+    error = Field(str, doc="in words, what is wrong with its journal; None if nothing is")
     running = Field(list, doc="ids of those of its jobs that run, in the order in which they were queued")
     waiting = Field(list, doc="ids of those that wait, the next one first")
 
@@ -693,6 +697,7 @@ class Platform:
 
     monitor_os = "os"  # the module that is a monitor's `os`
     python_name = "python3"  # as a user calls it
+    most_exit_code = 255
     store_mode = 0o700  # of a store that we make
 
     def interpreter(self) -> str:
@@ -933,7 +938,7 @@ class Platform:
 
     def children(self, parent: int) -> "List[int]":
         """Return the children of a process, at once and cheaply; [] where the system cannot tell them so."""
-        raise NotImplementedError
+        return []
 
     def adopted(self) -> "List[int]":
         """Return what the command has started and left to us, and its children."""
@@ -1562,9 +1567,6 @@ class Posix(Platform):
                 os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
                 (usage[0] + usage[1], usage[2] // unit) if usage else (sum(after[2:4]) - sum(before[2:4]), None))
 
-    def children(self, parent: int) -> "List[int]":
-        return []
-
     def adopted(self) -> "List[int]":
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -1980,6 +1982,7 @@ class Windows(Platform):
     """
 
     monitor_os, python_name = "nt", "python"
+    most_exit_code = (1 << 32) - 1
     store_mode = 0o777  # %LOCALAPPDATA% is private anyway; Python's 0o700 would part a user from the same one elevated
     monitor_needs = ("kernel", "create_file", "open", "open_directory", "at", "identity", "begin_monitor",
                      "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
@@ -2699,8 +2702,16 @@ def unescape_id(name: str) -> "Optional[str]":
         return None
 
 
+def is_name(text: str) -> bool:
+    """Tell whether there can be a job, a queue or a user of this name."""
+    try:
+        return bool(escape_id(text))
+    except SchemaError:
+        return False
+
+
 def read_journal(path: str) -> "Optional[bytes]":
-    """Return a journal's bytes; None if there is none."""
+    """Return a journal's bytes; None if there is none. Of one that is too long, its middle is one damaged line."""
     try:
         # It must neither follow a planted link nor hang on a planted FIFO.
         fd = platform.open(path, os.O_RDONLY)
@@ -2712,7 +2723,13 @@ def read_journal(path: str) -> "Optional[bytes]":
         while len(part) == 65536 and len(parts) * len(part) <= JOURNAL_BYTES:
             part = os.read(fd, 65536)
             parts.append(part)
-        return content if len(parts) == 1 else b"".join(parts)
+        if len(parts) == 1:
+            return content
+        content = b"".join(parts)
+        if len(content) > JOURNAL_BYTES or content.count(b"\n") > JOURNAL_LINES:
+            os.lseek(fd, -65536, os.SEEK_END)
+            content = content[:content.find(b"\n") + 65536] + b"\n?\n" + os.read(fd, 65536)
+        return content
     finally:
         os.close(fd)
 
@@ -2731,7 +2748,7 @@ def fold(journal: bytes, running: bool = False) -> "Dict[str, Any]":
     read = read_json if len(text) < 65536 else read_long_json
     try:
         # One call for all lines: twice as fast as each alone. The newline stays, as it is an error within a text.
-        entries = read("[" + text.replace("\n", ",\n") + "]")
+        entries = read("[" + text.replace("\n", ",\n") + "]") if read is read_json else []
     except ValueError:
         entries = []
     if len(entries) != text.count("\n") + 1:
@@ -2905,9 +2922,9 @@ class LogTail:
 
 
 def read_whole(fd: int) -> bytes:
-    """Return what an open file holds."""
+    """Return what an open file holds, as far as a journal can go."""
     os.lseek(fd, 0, 0)
-    return os.read(fd, os.fstat(fd).st_size + 1)
+    return os.read(fd, min(os.fstat(fd).st_size + 1, JOURNAL_BYTES))
 
 
 def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
@@ -3166,7 +3183,7 @@ class Spool:
 
     def __init__(self, store: "Store", create: bool = False, user: "Optional[str]" = None) -> None:
         own = platform.user() or "-"
-        self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user or own)
+        self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user if user and is_name(user) else own)
         self.create, self.own = create, user in (None, own)
         self.directory: "Any" = None
 
@@ -3253,6 +3270,47 @@ class Spool:
 
 WAITING, DEPENDENT, STARTED = "waiting", "dependent", "started"
 
+# What a record's type does not say of a value that a journal may hold: what is otherwise is damage.
+PIDS, NUMBERS = (2, (1 << 31) - 1), (0, 1e20)  # a signal to pid 0 or 1 is one to a group, or to the system
+LIMITS = (("exit_code", (0, platform.most_exit_code)), ("last_pid", PIDS), ("monitor_pid", PIDS),
+          ("started_clock", NUMBERS), ("duration", NUMBERS), ("max_rss_kb", NUMBERS), ("timeout", NUMBERS),
+          ("max_log", (LEAST_LOG, float("inf"))))
+DERIVED = ("monitored", "suspended", "position", "waits_for", "fresh", "ended_pids", "foreign")  # never from a journal
+
+
+def are_words(command: "Union[str, List[Any]]") -> bool:
+    """Tell whether this is a shell line, or words, of which the first is not empty."""
+    try:
+        return isinstance(command, str) or bool("".join(command))
+    except TypeError:
+        return False
+
+
+def are_runs(value: "List[Any]") -> bool:
+    """Tell whether these are [id, run, cookie] of runs, of one at least."""
+    return value != [] and all(
+        isinstance(entry, list) and len(entry) == 3 and is_name(entry[0]) and type(entry[1]) is int
+        and 0 < entry[1] < 1 << 31 and isinstance(entry[2], (str, type(None))) for entry in value)
+
+
+def are_processes(value: "List[Any]") -> bool:
+    """Tell whether these are [pid, start time] of processes."""
+    return all(isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int and PIDS[0] <= entry[0] <= PIDS[1]
+               and type(entry[1]) in (int, type(None)) for entry in value)
+
+
+def is_shallow(value: "Any", depth: int = 50) -> bool:
+    """Tell whether what a later version, or nobody, has noted can be written as JSON again, which recurs."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(is_shallow(part, depth - 1) for part in inner)
+
+
+SHAPES = (("command", are_words), ("after", are_runs), ("after_ok", are_runs), ("left_behind", are_processes),
+          ("queue", is_name))
+QUEUE_SHAPES: "Any" = (("slots", lambda slots: type(slots) is int and 0 < slots < 1 << 31),
+                        ("paused", lambda paused: type(paused) is bool),
+                        ("paused_by", lambda name: isinstance(name, (str, type(None)))))
+
 
 class Watched:
     """A run that is looked at again and again. Its journal stays open, so that its end is known even if somebody
@@ -3286,7 +3344,8 @@ class Store:
 
     def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord, in_home: bool = False) -> None:
         self.path, self.record_class, self.in_home = full_path(path), record_class, in_home
-        self.kinds = {(key, kind) for key, field in record_class.fields.items() for kind in (*field.kinds, type(None))}
+        self.kinds = {(key, kind) for key, field in record_class.fields.items() if key not in DERIVED
+                      for kind in (*field.kinds, type(None))}
         self.blank = record_class.defaults()
 
     def make(self) -> None:
@@ -3416,9 +3475,8 @@ class Store:
             state["left_behind"] = [[pid, left[pid]] for pid in sorted(left)] or None
         record = self.record_class.trusted(self.blank)
         stdout_path = logdir + SEP + STDOUT_LOG
-        state.update({"self_id": job_id, "run": run, "dirname": directory.rpartition(SEP)[2], "logdir": logdir,
-                      "logfile": stdout_path, "stdout_path": stdout_path, "stderr_path": logdir + SEP + STDERR_LOG})
-        dict.update(record, state)
+        dict.update(record, state, self_id=job_id, run=run, dirname=directory.rpartition(SEP)[2], logdir=logdir,
+                    logfile=stdout_path, stdout_path=stdout_path, stderr_path=logdir + SEP + STDERR_LOG)
         return record
 
     def state(self, logdir: str, running: bool = False) -> "Optional[Dict[str, Any]]":
@@ -3444,11 +3502,13 @@ class Store:
         wrong: "List[str]" = []
         if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
             fields = self.record_class.fields
-            wrong = [key for key, value in state.items() if key in fields and not fields[key].accepts(value)]
+            wrong = [key for key, value in state.items()
+                     if key in DERIVED or not (fields[key].accepts if key in fields else is_shallow)(value)]
         for key in wrong:
             del state[key]
-        odd = [key for key in ("last_pid", "monitor_pid")
-               if state.get(key) is not None and not 1 < state[key] < 1 << 31]
+        odd = [key for key, (least, most) in LIMITS
+               if key in state if state[key] is not None and not least <= state[key] <= most]
+        odd += [key for key, fits in SHAPES if key in state if state[key] is not None and not fits(state[key])]
         if state.get("status", STARTING) not in STATUSES:
             odd.append("status")
         # What a process must carry to be the run's. An empty one would make every process its own.
@@ -3457,6 +3517,7 @@ class Store:
         for key in odd:
             del state[key]
         wrong += odd
+        state.update({key: [] for key in wrong if key in ("after", "after_ok")})  # see Jobs._never
         status = state.get("status")
         if ("outcome" in state and (state["outcome"] not in ENDED or status in ENDED and status != state["outcome"])
                 or status in (FINISHED, FAILED) and "outcome" not in state):
@@ -3561,6 +3622,9 @@ class Store:
             fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
+                if os.fstat(fd).st_size > JOURNAL_BYTES - 65536:  # the rest is for the lines that follow
+                    os.ftruncate(fd, 0)  # as if nothing had been started
+                    raise SchemaError("command and fields are too long: more than %d bytes as JSON" % JOURNAL_BYTES)
                 if enqueue is not None:
                     os.fsync(fd)
                     platform.sync_directories(directory)
@@ -3610,14 +3674,25 @@ class Store:
 
     def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
         """Return how many slots a queue has, and whether it is paused, by whom."""
-        state = {"slots": SLOTS, "paused": False, "paused_by": None}
-        for line in (read_journal(self.queue_dir(queue) + SEP + JOURNAL) or b"").decode("utf-8", "replace").split("\n"):
+        state: "Dict[str, Any]" = {"slots": SLOTS, "paused": False, "paused_by": None}
+        path = self.queue_dir(queue) + SEP + JOURNAL
+        try:
+            journal = read_journal(path) or b""
+        except OSError as error:
+            if error.errno in TOO_FEW:
+                raise
+            return dict(state, paused=True, error="its journal cannot be read: %s; see %s" % (error.strerror, path))
+        for line in journal[:journal.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]:
             try:
-                entry = read_json(line)
+                entry = read_long_json(line)
             except ValueError:
-                continue  # torn
-            if isinstance(entry, dict) and QueueRecord.fields["slots"].accepts(entry.get("slots")):
-                state.update(entry)
+                entry = None
+            if isinstance(entry, dict) and all(fits(entry[key]) for key, fits in QUEUE_SHAPES if key in entry):
+                state.update({key: entry[key] for key, _ in QUEUE_SHAPES if key in entry})
+                if "slots" in entry and "paused" in entry:
+                    state.pop("error", None)  # whatever was damaged before, this line says all there is
+            else:
+                state["error"] = "its journal is damaged; see %s" % path
         if not state["paused"]:
             state["paused_by"] = None  # the journal has who resumed it
         return state
@@ -4213,6 +4288,7 @@ MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go
                  name_whole, monitor_run, monitor_main)
 PUMP_NEEDS = (put, open_streams, pump_logs, pump_pipe, answer_for, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
+                     "JOURNAL_BYTES": JOURNAL_BYTES,
                      "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
                      "NULL": NULL, "SEP": SEP, "SIGKILL": SIGKILL, "KILLED": KILLED}
 
@@ -4643,6 +4719,8 @@ class Jobs:
         """Return why a queued run can never be started; "" if it may be started now, None if it has to wait."""
         waits = False
         for needed, runs in (("", record.after), (FINISHED, record.after_ok)):
+            if runs == []:
+                return "its journal is damaged: nobody knows what it was to wait for"
             for job_id, run, cookie in runs or ():
                 other = self.store.read(job_id, run)
                 if other is not None and other.cookie != cookie and other.cookie is not None:
@@ -4680,8 +4758,9 @@ class Jobs:
                 if not self.keeps:
                     spool.keep_starter(starter_head(self.python), OURSELVES)
                 changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
-                told = self.store.state(record.logdir) or {}
-                if dict(told, **changed) != told:  # or the journal would grow with every start that fails
+                noted = self.store.state(record.logdir) or {}
+                if (noted.get("status"), noted.get("boot_id")) != (STARTING, changed["boot_id"]):
+                    # Where it cannot be started it is tried again and again: that must not make the journal grow.
                     self.store.append(record.self_id, record.run, changed, record.cookie)
                 record.update(changed)
                 return self._start(record, launch, lock, directory)
@@ -4767,6 +4846,7 @@ class Jobs:
             with self.store.lock_queue(queue, create=True) as line:
                 before = self.store.queue_state(queue)
                 after = dict(before, paused_by="%s, pid %d" % (platform.user(), os.getpid()), **changes)
+                after.pop("error", None)
                 if dict(after, paused_by=before["paused_by"]) != before:
                     self.store.set_queue(line, after)
         self.start_due()
@@ -5998,6 +6078,8 @@ def why_queued(jobs: Jobs, record: JobRecord) -> str:
         record.user)
     if queue is None:
         return due
+    if queue.error:
+        return "of the queue %s, %s" % (record.queue, queue.error)
     if queue.paused:
         return "the queue %s was paused by %s; `queue resume %s` lets it go on" % (
             record.queue, queue.paused_by, record.queue)
@@ -6382,9 +6464,10 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
     elif not shown:
         complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
     for queue in shown if not options.json else ():
-        say(printable("%s: %s%d of %d slot%s taken%s, %d waiting%s" % (
-            queue.queue, "paused by %s, " % queue.paused_by if queue.paused else "", len(queue.running), queue.slots,
-            "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting), listing(queue.waiting))))
+        say(printable("%s: %s%d of %d slot%s taken%s, %d waiting%s%s" % (
+            queue.queue, "paused by %s, " % (queue.paused_by or "us") if queue.paused else "", len(queue.running),
+            queue.slots, "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting), listing(queue.waiting),
+            "; " + queue.error if queue.error else "")))
     return 0
 
 

@@ -2674,7 +2674,7 @@ def test_a_later_run_or_resume_changes_the_slots_and_what_is_due_then_starts(lin
     line.run("f", queue="q", slots=3)
     line.until("running", "a", "b", "c")
     assert jobs.queues()["q"] == {"queue": "q", "slots": 3, "paused": False, "paused_by": None,
-                                  "running": ["a", "b", "c"], "waiting": ["d", "e", "f"]}
+                                  "error": None, "running": ["a", "b", "c"], "waiting": ["d", "e", "f"]}
     assert jobs.resume("q", slots=1).slots == 1
     line.end("a")
     line.end("b")
@@ -2908,7 +2908,8 @@ def test_queues_are_shown_as_json_too_and_usage_is_told(line, jobs, cli, store):
     assert (cli("queue", "list", "--json").stdout, store.exists()) == ("[]\n", False)
     line.run("a", queue="q")
     line.run("b", queue="q")
-    shown = {"queue": "q", "slots": 1, "paused": False, "paused_by": None, "running": ["a"], "waiting": ["b"]}
+    shown = {"queue": "q", "slots": 1, "paused": False, "paused_by": None, "error": None, "running": ["a"],
+             "waiting": ["b"]}
     assert json.loads(cli("queue", "list", "--json").stdout) == [shown]
     assert json.loads(cli("queue", "start", "--json").stdout) == [shown]
     paused = json.loads(cli("queue", "pause", "q", "--json").stdout)
@@ -3730,6 +3731,144 @@ def test_a_pid_that_no_job_can_have_is_told_as_damage(jobs, key, pid):
     assert record[key] is None and "its journal is damaged; see %s" % path in record.error
 
 
+STRANGE_VALUES = [  # in which line of which kind of run, the key, its value as JSON
+    *[("queued", 0, key, text) for key, text in [
+        ("waits_for", "[1]"), ("position", "7"), ("after", "[1]"), ("after", '[["",1,null]]'), ("after_ok", '[["ok",1]]'),
+        ("after_ok", "[]"), ("after_ok", '[["ok",1.5,null]]'), ("queue", r'"\u0000"'), ("queue", '""'),
+        ("timeout", "9" * 400), ("max_log", "1"), ("command", "[[]]")]],
+    *[("failed", 3, key, text) for key, text in [
+        ("exit_code", "256"), ("exit_code", "-1"), ("duration", "9" * 400), ("duration", "-1"), ("max_rss_kb", "9" * 400),
+        ("last_pid", "0"), ("started_clock", "9" * 400), ("left_behind", "[[[]]]"), ("left_behind", "[1]"),
+        ("left_behind", "[[1,2]]"), ("command", "[1]"), ("command", "[]"), ("waits_for", "[1]"), ("monitored", "true"),
+        ("of_another_version", "[" * 200 + "]" * 200)]]]
+
+
+@pytest.mark.parametrize("kind, number, key, text", STRANGE_VALUES,
+                         ids=["%s %.30s" % (key, text.replace("\\", "")) for _, _, key, text in STRANGE_VALUES])
+def test_one_value_that_no_run_has_is_told_and_disturbs_no_other_job(capsys, jobs, line, kind, number, key, text):
+    def code_of(*words):
+        """Be the command line, in this process: a traceback fails the test."""
+        return nodejobs.main(["--db", jobs.db_path, *words])
+    jobs.run("true", "ok", startsecs=60)
+    line.run("holder", queue="q")
+    if kind == "queued":
+        record = jobs.run(["true"], "damaged", queue="q", after=["holder"], after_ok=["ok"])
+    else:
+        record = jobs.run("exit 3", "damaged", startsecs=60)
+    line.run("next", queue="q")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    lines = path.read_text().splitlines(True)
+    lines[number] = nodejobs.to_json(dict(json.loads(lines[number]), **{key: "@"})).replace('"@"', text) + "\n"
+    path.write_text("".join(lines))
+
+    damaged = jobs.get_status("damaged")
+    assert damaged.status == kind and damaged.get(key) in (None, [], ["holder"], 1 if key == "position" else None)
+    assert "is damaged" in damaged.error or "its place in" in damaged.error
+    for words in (["list"], ["list", "--json"], ["status", "damaged"], ["status", "damaged", "--json"],
+                  ["history", "damaged"], ["queue", "list"]):
+        assert code_of(*words) == 0 and "damaged" in capsys.readouterr().out or words[0] == "queue", words
+    assert code_of("wait", "damaged", "--timeout", "0.1") != 0
+    assert code_of("queue", "start") == code_of("prune") == 0
+    line.end("holder")
+    line.until("running", "next")
+    if key.startswith("after"):
+        assert "nobody knows what it was to wait for" in line.until("failed_start", "damaged").error
+    for words in (["stop", "damaged"], ["run", "--id", "damaged", "--wait", "--", "true"], ["remove", "damaged"]):
+        assert code_of(*words) == 0, words
+    line.end("next")
+
+
+def test_a_queued_job_of_a_user_of_no_possible_name_can_be_stopped_and_removed(jobs, line):
+    line.run("holder", queue="q")
+    path = pathlib.Path(line.run("a", queue="q").logdir, "journal.jsonl")
+    path.write_text(re.sub(r'"user":"[^"]*"', r'"user":"\\u0000"', path.read_text()))
+    assert jobs.get_status("a").user == "\0" and jobs.stop("a").status == jobs.remove("a").status == STATUS.c_stopped
+    line.end("holder")
+
+
+@pytest.mark.parametrize("damage", [
+    '{"slots":null}', '{"slots":0}', '{"slots":%s}' % ("9" * 400), '{"paused":"yes"}', '{"paused":null}',
+    '{"paused_by":[]}', "[1]", "no json", "{}\n" * 70000, "directory", "link"], ids=lambda damage: damage[:20])
+def test_a_damaged_journal_of_a_queue_is_told_and_holds_up_no_other(cli, jobs, line, store, damage):
+    line.run("a", queue="bad", slots=2)
+    jobs.pause("bad")
+    line.run("b", queue="bad")
+    path = store / ".queues" / "bad" / "journal.jsonl"
+    if damage in ("directory", "link"):
+        path.unlink()
+        path.mkdir() if damage == "directory" else path.symlink_to("/dev/zero")
+    else:
+        with path.open("a") as file:
+            file.write(damage + "\n")
+    for words in (["list"], ["status", "b"], ["queue", "list"], ["queue", "list", "--json"], ["queue", "start"],
+                  ["prune"], ["run", "--id", "other", "--queue", "good", "--wait", "--", "true"]):
+        assert nodejobs.main(["--db", jobs.db_path, *words]) == 0, words
+    queue = jobs.queues()["bad"]
+    assert (queue.paused, queue.running, queue.waiting) == (True, ["a"], ["b"]), "what is damaged does not resume it"
+    if damage[:2] != "{}":
+        assert str(path) in queue.error and str(path) in cli("queue", "list").stdout
+    if damage == "directory":
+        assert "Is a directory" in cli("queue", "resume", "bad").stderr
+        assert path.is_dir()
+        path.rmdir()
+    elif damage == "link":
+        path.unlink()
+    else:
+        assert jobs.resume("bad").error is None, "that line says all there is"
+    jobs.start_due()
+    line.end("a")
+    line.until("running", "b")
+
+
+@pytest.mark.parametrize("kind, filling", [("finished", b"{}\n"), ("finished", b"{},"), ("running", b'{"a":[1]}\n'),
+                                           ("running", b"[1,2"), ("queued", b"\n"), ("queued", b'{"status":"starting"}\n')])
+def test_a_journal_that_is_too_large_is_damaged_and_costs_no_more_than_a_bounded_look(jobs, line, kind, filling):
+    jobs.run("true", "neighbour", startsecs=60)
+    line.run("holder", queue="q")
+    record = jobs.run(["true"] if kind == "finished" else ["sleep", "1000"], "large", startsecs=60 * (kind == "finished"),
+                      **({"queue": "q"} if kind == "queued" else {}))
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    lines = path.read_bytes().splitlines(True)
+    path.write_bytes(b"".join(lines[:3]) + filling * (60000000 // len(filling)) + b"\n" + b"".join(lines[3:]))
+    limited = ("import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (300 << 20, 300 << 20)); "
+               "sys.path.insert(0, %r); import nodejobs; sys.exit(nodejobs.main())" % str(HERE))
+
+    def limited_cli(*words):
+        return subprocess.run([PYTHON, "-c", limited, "--db", jobs.db_path, *words], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
+    waited = 0 if kind == "finished" else 124
+    for words, code in ((["list"], 0), (["status", "large"], 0), (["wait", "large", "--timeout", "0"], waited),
+                        (["prune"], 0), (["stop", "large"], 0)):
+        done = limited_cli(*words)
+        assert done.returncode == code and "Error" not in done.stderr, (words, done)
+        if words[0] == "status":
+            assert "is damaged" in done.stdout
+    assert jobs.get_status("neighbour").status == STATUS.c_finished
+    assert limited_cli("remove", "large").returncode == 0 and jobs.get_status("large") is None
+
+
+def test_what_could_not_be_read_again_is_not_started(jobs):
+    with pytest.raises(SchemaError, match="too long"):
+        jobs.run(["echo"] + ["\udcff" * 100000] * 30, "too-long")
+    assert jobs.get_status("too-long") is None
+    record = jobs.run(["sh", "-c", "echo $#", "sh"] + ["\udcff" * 100000] * 15, "long", startsecs=60)
+    assert (record.status, record.error, jobs.job_logs("long")[0]) == ("finished", None, "15\n")
+
+
+def test_a_queued_job_that_cannot_be_started_is_tried_again_without_another_line_each_time(line, jobs):
+    line.run("holder", queue="q")
+    record = line.run("waits", queue="q")
+    path = pathlib.Path(record.logdir, "journal.jsonl")
+    jobs.python, python = "/nowhere/python3", jobs.python
+    line.end("holder")
+    jobs.wait("holder")
+    for _ in range(5):
+        jobs.start_due()
+    sizes = {path.stat().st_size for _ in range(5) if jobs.start_due() or True}
+    jobs.python = python
+    assert len(sizes) == 1
+
+
 def test_an_end_is_seen_whole_or_not_at_all(jobs, store):
     """A reader that never rests, while short jobs end: the facts of an end show with its status only (rule 6)."""
     ended, halves = set(), []
@@ -3737,16 +3876,15 @@ def test_an_end_is_seen_whole_or_not_at_all(jobs, store):
     def look():
         while len(ended) < 60:
             for job_id, record in jobs.list_status().items():
-                facts = {key: record[key] for key in ("exit_code", "signal", "ended_at", "outcome", "cpu_seconds", "max_rss_kb", "error")
-                         if record[key] is not None}
+                facts = {key: record[key] for key in ("exit_code", "signal", "ended_at", "outcome", "cpu_seconds",
+                                                      "max_rss_kb", "error") if record[key] is not None}
                 if record.ended:
                     ended.add((job_id, record.run))
                 elif facts:
                     halves.append((job_id, record.status, facts))
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         readers = [threads.submit(look) for _ in range(2)]
-        runs = [threads.submit(lambda name: [jobs.run("exit 3", "%s-%d" % (name, number), startsecs=0) for number in range(35)], name)
-                for name in "ab"]
+        runs = [threads.submit(jobs.run, "exit 3", "job-%d" % number, startsecs=0) for number in range(70)]
         for done in runs + readers:
             done.result(120)
     assert not halves
@@ -8286,7 +8424,7 @@ class TestEverywhere:
             assert done.stdout == "%s: queued, %d in q (run 1)\n" % (job_id, "_bc".index(job_id))
         assert [record["status"] for record in nj.json("list")] == ["running", "queued", "queued"]
         assert nj.json("queue", "list")[0] == {"queue": "q", "slots": 1, "paused": False, "paused_by": None,
-                                               "running": ["a"], "waiting": ["b", "c"]}
+                                               "error": None, "running": ["a"], "waiting": ["b", "c"]}
         assert len(nj.spools()) == 2
         first.exit(3)
         second = nj.meet("b")  # nobody has asked for it

@@ -26,7 +26,13 @@ KINDS = ("finished", "failed", "stopped", "failed_start", "lost", "running")
 DAMAGED = ("newer nodejobs", "damaged", "cannot be read")
 STRANGE = ["null", "true", "-1", "0", "1", "2", "1.5", "1e999", "NaN", "-Infinity", "4194304", "9" * 20, "-" + "9" * 40,
            "9" * 5000, '""', '"monitor"', '"exploded"', '"finished "', '"\\ud800"', '"\\u0000"', '"\\u202e\\u001b[31m"',
-           '"../../../etc"', '"%s"' % ("x" * 5000), "[]", '["a",1]', "{}", '{"status":"finished"}', "[[[[]]]]"]
+           '"../../../etc"', '"%s"' % ("x" * 5000), "[]", '["a",1]', "{}", '{"status":"finished"}', "[[[[]]]]",
+           "[" * 300 + "]" * 300, "9" * 400]
+LISTS = {"command": ["sh", "-c", "true"], "after": [["a-healthy", 1, None], ["z-healthy", 1, None]], "waits_for": ["a-healthy"],
+         "after_ok": [["a-healthy", 1, "0" * 32]], "left_behind": [[99999, 1], [99998, None]]}
+NUMBERS = {"exit_code": 0, "duration": 1.5, "cpu_seconds": 0.1, "max_rss_kb": 6000, "max_log": 10000, "timeout": 60.0,
+           "errno": 2, "dropped_bytes": 5, "position": 1, "last_pid": 99999, "monitor_pid": 99998, "pid_start": 1,
+           "started_clock": 1.5, "pid_mark": 7, "monitor_start": 1}
 
 
 class Ward:
@@ -120,6 +126,7 @@ class Ward:
         if record is None:
             return problems + ["the damaged job is hidden"]
         error = str(record.error)
+        problems += ["%s is %.100r" % (key, record[key]) for key in absurd(record)]
         if record.run != 2:
             problems.append("the damaged run is hidden behind an older one")
         elif record.status == "finished" and self.kind != "finished":
@@ -211,6 +218,21 @@ def plain(record):
     return {key: record[key] for key in FIELDS if key != "duration" or record["status"] in ENDED}
 
 
+def absurd(record):
+    """Return the keys that hold what no run has, inside a list or as a number."""
+    shapes = {"command": lambda value: isinstance(value, str) or value and all(isinstance(word, str) for word in value),
+              "left_behind": lambda value: all(isinstance(pair, list) and type(pair[0]) is int and 1 < pair[0] < 1 << 31 and len(pair) == 2
+                                               for pair in value),
+              "waits_for": lambda value: record.status == "queued" and all(isinstance(job_id, str) for job_id in value),
+              "exit_code": lambda value: 0 <= value < 256, "last_pid": lambda value: 1 < value < 1 << 31,
+              "position": lambda value: record.status == "queued" and value > 0}
+    shapes["after"] = shapes["after_ok"] = lambda value: all(
+        isinstance(run, list) and len(run) == 3 and isinstance(run[0], str) and run[0] and type(run[1]) is int for run in value)
+    for key in ("duration", "max_rss_kb", "timeout", "started_clock"):
+        shapes[key] = lambda value: 0 <= value < 1e20
+    return [key for key, fits in shapes.items() if record.get(key) is not None and not fits(record[key])]
+
+
 def strict(text):
     raise ValueError("no JSON: " + text)
 
@@ -274,6 +296,22 @@ def any_value(random, blob):
     return with_value(blob, random.randrange(blob.count(b"\n") + 1), key, random.choice(STRANGE))
 
 
+def varied(random, value):
+    """Return a value like this one, but for one element, or its magnitude; "@@" stands for any strange one."""
+    if isinstance(value, list) and value and random.random() < .8:
+        place = random.randrange(len(value))
+        return value[:place] + random.choice(([], [varied(random, value[place])], [value[place]] * 2)) + value[place + 1:]
+    if isinstance(value, (int, float)) and random.random() < .8:
+        return random.choice((-1, -value, int(value) + 256, int(value) * 10 ** random.choice((3, 12, 30, 400)), int(value) + (1 << 31), value / 3.0, 0))
+    return "@@"
+
+
+def any_element(random, blob):
+    key, value = random.choice(sorted(LISTS.items()) * 2 + sorted(NUMBERS.items()))
+    text = json.dumps(varied(random, value)).replace('"@@"', random.choice(STRANGE))
+    return with_value(blob, random.randrange(blob.count(b"\n") + 1), key, text)
+
+
 MUTATIONS = [  # (how often, what it does)
     (9, lambda random, blob: blob[:random.randrange(len(blob) + 1)]),
     (3, lambda random, blob: blob[random.randrange(len(blob) + 1):]),
@@ -282,7 +320,7 @@ MUTATIONS = [  # (how often, what it does)
     (2, lambda random, blob: blob + b"\0" * random.choice((1, 4096)) + random.choice((b"", b"\n"))),
     (5, lambda random, blob: splice(random, blob, noise(random, random.choice((1, 8, 300))))),
     (9, flipped),
-    (15, any_value),
+    (15, any_value), (15, any_element),
     (3, lambda random, blob: splice(random, blob, b"\n")),
     (3, lambda random, blob: splice(random, blob, random.choice((b"]", b"1],[2", b"{}", b"},{", b",", b'"', b"\\")))),
     (3, lambda random, blob: splice(random, blob, random.choice((b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"\r", b"\xef\xbb\xbf")))),
@@ -443,6 +481,58 @@ def replaced(room):
                     shutil.rmtree(str(nest))
                     nest.mkdir()
                 yield "%s: %s in place of its %s" % (kind, name, place), problems
+
+
+@attack("journals: of a queued job, and of its queue")
+@contained
+def queued(room):
+    ward = Ward(room)
+    ward.jobs.run(["sleep", "100000"], "holder", startsecs=0, queue="line")
+    for slots in (2, 1):
+        ward.jobs.resume("line", slots)
+    line = next(iter(ward.store.glob(".queue*/line/journal.jsonl")))
+    whole = line.read_bytes()
+    rates, changes = zip(*MUTATIONS[:-2])  # but for the longest
+    for number in range(room.size(1500, 150)):
+        logdir = pathlib.Path(ward.jobs.run(["true"], "patient", queue="line", after=["a-healthy"], after_ok=["m-healthy"]).logdir)
+        ward.jobs.pause("other")
+        queue = line if number % 2 else None
+        path = queue or logdir / "journal.jsonl"
+        blob = path.read_bytes()
+        for change in room.random.choices(changes, rates, k=room.random.choice((1, 1, 2, 3))):
+            blob = change(room.random, blob)
+        if queue and room.random.random() < .6:
+            blob += ('{"%s":%s}\n' % (room.random.choice(("slots", "paused", "paused_by")), room.random.choice(STRANGE))).encode()
+        path.write_bytes(blob)
+        problems = []
+        for verb, ask in (("list_status", ward.jobs.list_status), ("queues", ward.jobs.queues), ("start_due", ward.jobs.start_due),
+                          ("other", lambda: ward.jobs.wait("other", 20)), ("prune", ward.jobs.prune),
+                          ("first", lambda: ward.jobs.first("patient")), ("stop", lambda: ward.jobs.stop("patient", 1)),
+                          ("remove", lambda: ward.jobs.remove("patient"))):
+            try:
+                with within(20):
+                    if verb == "other":
+                        ward.jobs.run(["true"], "other", queue="healthy")
+                    answer = ask()
+                if verb == "list_status":
+                    problems += ["%s is %.100r" % (key, answer["patient"][key]) for key in absurd(answer["patient"])] if (
+                        "patient" in answer) else ["the damaged job is hidden"] if queue or b"\n" in blob else []  # see Store.state
+                    if ward.healthy(answer) != ward.neighbours:
+                        problems.append("a healthy job is told otherwise than before")
+                if verb == "queues" and not (set(answer) >= {"line", "other"} and answer["other"].paused):
+                    problems.append("a queue is hidden or told otherwise than before: %r" % answer)
+                if verb == "other" and answer.status != "finished":
+                    problems.append("another queue is held up: %r" % answer)
+            except nodejobs.NodejobsError as error:
+                if verb not in ("first", "stop", "remove") or isinstance(error, nodejobs.SchemaError):
+                    problems.append("%s raises %r" % (verb, error))
+            except (Exception, TooLong) as error:
+                problems.append("%s: %s: %.200s" % (verb, type(error).__name__, error))
+        yield "case %d, %s" % (number, "its queue" if queue else "its own"), told(problems, blob)
+        line.write_bytes(whole)
+        end(monitors_of("patient"))
+        shutil.rmtree(str(ward.store / "patient"), ignore_errors=True)
+        ward.jobs.start_due()
 
 
 @attack("journals: fuzz")

@@ -79,10 +79,13 @@ def suspended_monitor(jobs, line, code, what):
                 problems += more + wrong(seen, status="running", exit_code=None, ended_at=None)
         if what == "stop":
             nodejobs.KILL_SECONDS = 0.3
-            problems += wrong(jobs.stop("a", grace=0.1), status=ACTIVE, exit_code=None)
+            try:
+                problems.append("stop does not complain: %r" % jobs.stop("a", grace=0.1))
+            except nodejobs.CannotStop as error:
+                problems += [] if "kill -CONT %d" % record.monitor_pid in str(error) else [str(error)]
             problems += wrong(jobs.get_status("a"), status=ACTIVE, exit_code=None)
         if what == "the command line's stop":
-            problems += untidy(cli(jobs.db_path, "stop", "--grace", "0", "a", timeout=30), [0, 125])
+            problems += untidy(cli(jobs.db_path, "stop", "--grace", "0", "a", timeout=30), [125])
         if what == "kill":
             end([record.monitor_pid])
             return problems + wrong(jobs.wait("a", 20), status="lost", exit_code=None)
