@@ -112,7 +112,7 @@ def journal_of(record):
 @pytest.fixture
 def store(tmp_path):
     path = tmp_path / "store"
-    os.environ["NODEJOBS_TEST_STORE"] = str(path)  # whatever this test starts has it, monitors too
+    os.environ["TEST_STORE"] = str(path)  # whatever this test starts has it, monitors too
     yield path
     jobs = Jobs(path)
     os.environ["NODEJOBS_TRUST_DB"] = str(path)  # a test may have given it to another user
@@ -122,12 +122,15 @@ def store(tmp_path):
     for job_id, record in jobs.list_status().items():
         if record.last_pid is not None and record.status != STATUS.c_lost:
             jobs.stop(job_id, grace=0)
-    del os.environ["NODEJOBS_TEST_STORE"], os.environ["NODEJOBS_TRUST_DB"]
-    for variable in ("NODEJOBS_DB", "NODEJOBS_TEST_STORE"):
+    del os.environ["TEST_STORE"], os.environ["NODEJOBS_TRUST_DB"]
+    for variable in ("NODEJOBS_DB", "TEST_STORE"):
+        if variable == "TEST_STORE":
+            with contextlib.suppress(AssertionError):  # monitors end by themselves
+                eventually(lambda: not processes_of(path, variable), 5)
         for pid in processes_of(path, variable):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        eventually(lambda: not processes_of(path, variable))
+    eventually(lambda: not processes_of(path) + processes_of(path, "TEST_STORE"))
 
 
 @pytest.fixture
@@ -801,10 +804,11 @@ def test_a_waiter_uses_no_processor_time(jobs):
     assert time.process_time() - before < 0.5
 
 
-def test_wait_without_pidfds_works_too(jobs, monkeypatch):
+def test_wait_without_pidfds_works_too(line, jobs, monkeypatch):
     monkeypatch.delattr(os, "pidfd_open", raising=False)
-    jobs.run("sleep 0.2; exit 9", "soon", startsecs=0)
+    line.run("soon")
     assert jobs.wait("soon", timeout=0.01).status == STATUS.c_running
+    threading.Timer(0.2, line.end, ("soon", 9)).start()
     assert jobs.wait("soon").exit_code == 9
     jobs.run("sleep 300 & sleep 300", "tree", startsecs=0)
     assert jobs.stop("tree").status == STATUS.c_stopped
@@ -2210,7 +2214,7 @@ def saboteur(tmp_path, monkeypatch):
 
 def monitors_of(job_id):
     """Return the pids of the monitors of a job of this test, and of what they have forked that is not the command yet."""
-    mark, found = os.fsencode("NODEJOBS_TEST_STORE=%s\0" % os.environ["NODEJOBS_TEST_STORE"]), []
+    mark, found = os.fsencode("TEST_STORE=%s\0" % os.environ["TEST_STORE"]), []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
@@ -4650,11 +4654,12 @@ def test_vendored_copies_start_jobs_that_outlive_them(jobs, store, tmp_path, sha
     assert jobs.wait("a").exit_code == 6
 
 
-def test_read_from_standard_input_it_starts_jobs_that_outlive_it(jobs, store):
+def test_read_from_standard_input_it_starts_jobs_that_outlive_it(line, jobs, store):
     with open(str(FILE), "rb") as file:
         done = subprocess.run([PYTHON, "-", "--db", str(store), "run", "--id", "a", "--startsecs", "0", "-c",
-                               "sleep 0.3; exit 6"], stdin=file, stdout=subprocess.PIPE, universal_newlines=True)
+                               line.command("a")], stdin=file, stdout=subprocess.PIPE, universal_newlines=True)
     assert done.returncode == 0 and done.stdout.startswith("a: running (run 1, pid ")
+    line.end("a", 6)
     assert jobs.wait("a").exit_code == 6
 
 

@@ -32,7 +32,7 @@ for name in sorted(os.listdir(str(harness.HERE))):  # every other file here ente
 def run_one(name, full, seed, most):
     """Run one attack in this process, of its cases at most so many; return its line of the table."""
     path = tempfile.mkdtemp(prefix="torture-", dir=os.environ.get("TMPDIR") or "/tmp")
-    os.environ["NODEJOBS_TORTURE"] = path  # whatever it starts has it
+    os.environ["TORTURE"] = path  # whatever it starts has it, monitors too
     began, cases, violations, missing = time.monotonic(), 0, [], None
     try:
         for case, problems in itertools.islice(ATTACKS[name](Room(path, full, seed)), most):

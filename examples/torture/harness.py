@@ -83,7 +83,7 @@ def contained(function):
             finally:
                 worker.kill()
                 # The first process of the namespace is then killed by the kernel, and takes the others with it.
-                eventually(lambda: not processes_of(os.environ["NODEJOBS_TORTURE"], "NODEJOBS_TORTURE"))
+                eventually(lambda: not processes_of(os.environ["TORTURE"], "TORTURE"))
         if worker.returncode:
             yield "the end", ["the attack broke off with exit code %d" % worker.returncode]
     outside.inside = function
@@ -138,17 +138,13 @@ def processes_of(store, variable="NODEJOBS_DB"):
 
 
 def monitors_of(job_id):
-    """Return the pids of a job's monitors, and of what they have forked that is not the command yet.
-
-    Only of this attack: another that runs at the same time, somebody else's too, has jobs of the same ids.
-    """
-    mark, found = os.fsencode("\0NODEJOBS_TORTURE=%s\0" % os.environ["NODEJOBS_TORTURE"]), []
+    """Return the pids of a job's monitors, and of what they have forked that is not the command yet."""
+    found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = pathlib.Path("/proc", name, "cmdline").read_bytes().split(b"\0")
             if words[-3:-1] == [b"nodejobs-monitor", os.fsencode(job_id)] and is_alive(int(name)):
-                if mark in b"\0" + pathlib.Path("/proc", name, "environ").read_bytes():
-                    found.append(int(name))
+                found.append(int(name))
     return found
 
 
