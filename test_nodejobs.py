@@ -754,8 +754,8 @@ def test_another_command_or_another_directory_is_not_fresh(jobs, cli, tmp_path):
     assert done.stderr == "nodejobs: s is not fresh: its last run had another directory: /\n"
     jobs.run(["sleep", "600"], "r", startsecs=0)
     with pytest.raises(JobRunning):
-        jobs.run(["sleep", "601"], "r", fresh_for=60)
-    assert jobs.run(["sleep", "600"], "r", fresh_for=60).fresh is True
+        jobs.run(["sleep", "610"], "r", fresh_for=60)
+    assert jobs.run(["sleep", "600"], "r", startsecs=0, fresh_for=60).fresh is True
 
 
 def test_a_running_job_is_shared_when_fresh_is_asked_for(jobs):
@@ -2383,7 +2383,7 @@ def test_stop_judges_the_run_that_it_has_stopped_and_not_one_that_has_its_id_now
         monkeypatch.undo()
         jobs.wait("again")
         jobs.remove("again")
-        jobs.run(["sleep", "301"], "again", startsecs=0)
+        jobs.run(["sleep", "310"], "again", startsecs=0)
         return left
     monkeypatch.setattr(type(nodejobs.platform), "end_trees", end_trees)
     record = jobs.stop("again")
@@ -2465,7 +2465,7 @@ def test_every_call_that_lacks_descriptors_says_so_by_our_errors_and_names_a_who
         from nodejobs import Jobs
         jobs = Jobs(STORE)
         jobs.run("seq 1000", "done", max_log=2048, startsecs=60)
-        jobs.run("sleep 60", "up", queue="q", startsecs=0)
+        jobs.run("sleep 600", "up", queue="q", startsecs=0)
         jobs.run("true", "waits", queue="q")
         jobs.run("true", "old", startsecs=60)
         calls = {
@@ -2558,9 +2558,9 @@ def test_without_poll_all_works_and_descriptors_beyond_the_reach_of_select_are_a
         for jobs.python in (sys.executable, PYTHON):
             big = {"A": "x" * 100000, "B": "x" * 100000}  # more than a pipe holds at once
             assert jobs.run("exit 3", "a", startsecs=60, envs=big).exit_code == 3
-            jobs.run("sleep 60", "b", startsecs=0)
+            jobs.run("sleep 600", "b", startsecs=0)
             assert jobs.wait("b", 0.1).status == "running" and jobs.stop("b").status == "stopped"
-            assert jobs.run("sleep 60", "c", startsecs=60, timeout=0.1).error.startswith("timeout")
+            assert jobs.run("sleep 600", "c", startsecs=60, timeout=0.1).error.startswith("timeout")
             assert jobs.run("seq 5000", "d", startsecs=60, max_log=4096).dropped_bytes
             assert jobs.job_logs("d")[0].endswith("5000\\n")
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -4309,7 +4309,7 @@ def test_what_may_not_be_read_is_never_told_as_not_being_there(jobs, store, tmp_
 def test_a_store_of_somebody_else_or_that_others_may_write_to_is_refused_for_writing_and_can_be_read(store, tmp_path):
     open_to_others(tmp_path)
     jobs = Jobs(store)
-    jobs.run("echo hello; sleep 60", "r", startsecs=0)
+    jobs.run("echo hello; sleep 600", "r", startsecs=0)
     lines_of(jobs.get_status("r").stdout_path, 1)
     jobs.run("true", "q", queue="q", startsecs=60)
     for owner, mode, reason in ((12345, 0o700, "it belongs to 12345"), (0, 0o777, "others may write to it (mode 777)"),
@@ -5451,8 +5451,8 @@ def test_fresh_from_the_command_line(cli, jobs):
     done = cli("run", "--id", "a", "--fresh", "1h", "--", "true")
     assert done.returncode == 0 and "a is fresh; nothing was started" in done.stderr
     assert len(jobs.history("a")) == 1
-    cli("run", "--id", "b", "--startsecs", "0", "--", "sleep", "30")
-    done = cli("run", "--id", "b", "--fresh", "1h", "--", "sleep", "30")
+    cli("run", "--id", "b", "--startsecs", "0", "--", "sleep", "300")
+    done = cli("run", "--id", "b", "--fresh", "1h", "--", "sleep", "300")
     assert "b is still running; nothing was started" in done.stderr
     assert cli("run", "--id", "new", "--fresh", "1h", "--", "true").stderr == ""
 
@@ -7378,7 +7378,7 @@ def test_the_live_page_does_not_spin_when_it_has_no_descriptor_left(newcomer, st
         url = urllib.parse.urlsplit(process.stdout.readline().strip())
         with contextlib.ExitStack() as stack:
             for _ in range(40):
-                stack.enter_context(socket.create_connection((url.hostname, url.port), timeout=30))
+                stack.enter_context(socket.create_connection((url.hostname, url.port), timeout=60))
             eventually(lambda: len(os.listdir("/proc/%d/fd" % process.pid)) == 24)
             # Whoever spins takes all that a processor gives it, on a slow machine less of it: this never judges speed.
             before, began = ticks(), time.monotonic()
