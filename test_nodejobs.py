@@ -15,7 +15,6 @@ import http.client
 import importlib.util
 import json
 import marshal
-import multiprocessing
 import operator
 import os
 import pathlib
@@ -698,24 +697,31 @@ def test_a_second_run_of_a_running_id_is_refused_and_the_first_is_undisturbed(jo
     assert len(jobs.history("one")) == 1
 
 
-def start_at_once(arguments):
-    store, barrier_path, options = arguments
-    while not os.path.exists(barrier_path):
-        time.sleep(0.001)
+AT_ONCE = """
+import sys
+sys.path.insert(0, %r)
+import nodejobs
+jobs = nodejobs.Jobs(%r)
+print("ready", flush=True)
+sys.stdin.read()
+for _ in range(3):
     try:
-        record = Jobs(store).run("sleep 300", "one", startsecs=0, **options)
-        return "started", record.last_pid
-    except JobRunning as error:
-        return "refused", error.record.last_pid
+        print("started", jobs.run("sleep 600", "one", startsecs=0, **%r).last_pid)
+    except nodejobs.JobRunning as error:
+        print("refused", error.record.last_pid)
+"""
 
 
 @pytest.mark.parametrize("options, answers", [({}, {"started", "refused"}), ({"fresh_for": 60}, {"started"})])
-def test_of_simultaneous_runs_of_one_id_exactly_one_starts(jobs, store, tmp_path, options, answers):
-    with multiprocessing.get_context("spawn").Pool(8) as pool:
-        result = pool.map_async(start_at_once, [(str(store), str(tmp_path / "go"), options)] * 24, chunksize=1)
-        (tmp_path / "go").touch()
-        found = result.get(120)
-    assert {answer for answer, _ in found} == answers
+def test_of_simultaneous_runs_of_one_id_exactly_one_starts(jobs, store, options, answers):
+    reading, writing = os.pipe()
+    hosts = [subprocess.Popen([PYTHON, "-c", AT_ONCE % (str(HERE), str(store), options)], stdin=reading,
+                              stdout=subprocess.PIPE, universal_newlines=True) for _ in range(8)]
+    os.close(reading)
+    assert [host.stdout.readline() for host in hosts] == ["ready\n"] * 8
+    os.close(writing)  # the end of their stdin, for all at once
+    found = [line.split() for host in hosts for line in host.communicate()[0].splitlines()]
+    assert len(found) == 24 and {answer for answer, _ in found} == answers
     assert len([pid for answer, pid in found if answer == "started"]) == (1 if not options else 24)
     assert len({pid for _, pid in found}) == 1
     assert len(jobs.history("one")) == 1
