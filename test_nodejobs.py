@@ -1679,8 +1679,8 @@ def test_a_capped_command_does_not_hang_where_its_log_cannot_be_made(store, tmp_
     finally:
         with contextlib.suppress(NodejobsError):
             jobs.stop("a", grace=0)
-        eventually(lambda: not monitors_of("a"))
         subprocess.check_call(["umount", "-l", str(disk)])
+    eventually(lambda: not monitors_of("a"))
 
 
 def test_a_background_child_that_holds_a_capped_log_does_not_keep_the_job_running(jobs):
