@@ -877,7 +877,10 @@ class Platform:
         raise NotImplementedError
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here."""
+        """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here.
+
+        It may return earlier, and does if it cannot know that the lock at that path is still the run's.
+        """
         raise NotImplementedError
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
@@ -1113,6 +1116,7 @@ class Posix(Platform):
             time.sleep(POLL_SECONDS)
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
+        deadline = min(deadline, time.monotonic() + 1.0)
         while self.is_monitored(path) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
@@ -1781,10 +1785,12 @@ class Linux(Posix):
         # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
         pause = POLL_SECONDS
         try:
-            if self.start_time(run[4]) == run[5]:
-                self.await_command(run, deadline)
-            while self.is_monitored(path) and time.monotonic() < deadline:
-                self.poll_pidfd(fd, pause)
+            if self.start_time(run[4]) != run[5]:
+                return super().await_monitor(path, run, deadline)
+            self.await_command(run, deadline)
+            ended = False
+            while self.is_monitored(path) and time.monotonic() < deadline and not ended:
+                ended = self.poll_pidfd(fd, pause)
                 pause = min(1.1 * pause, 0.1)
         finally:
             os.close(fd)
@@ -2255,6 +2261,7 @@ class Windows(Platform):
         if run is not None:
             self.await_command(run, deadline)
         pause = POLL_SECONDS
+        deadline = min(deadline, time.monotonic() + 1.0)
         while self.is_monitored(path) and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(1.1 * pause, 0.1)
@@ -2962,8 +2969,10 @@ def is_our_job(path: str) -> bool:
     """Tell whether a directory in the store was made by us: it holds a run, or nothing but our lock."""
     with os.scandir(path) as entries:
         inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
-    return [entry.name for entry in inside] == [LOCK] or any(
-        is_run_name(entry.name) and entry.is_dir(follow_symlinks=False) and is_our_run(entry.path) for entry in inside)
+    if [entry.name for entry in inside] == [LOCK]:
+        return inside[0].stat(follow_symlinks=False).st_size == 0  # ours never holds anything
+    return any(is_run_name(entry.name) and entry.is_dir(follow_symlinks=False) and is_our_run(entry.path)
+               for entry in inside)
 
 
 def is_our_file(name: str) -> bool:

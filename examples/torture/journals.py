@@ -495,6 +495,7 @@ def queued(room):
     rates, changes = zip(*MUTATIONS[:-2])  # but for the longest
     for number in range(room.size(1500, 150)):
         logdir = pathlib.Path(ward.jobs.run(["true"], "patient", queue="line", after=["a-healthy"], after_ok=["m-healthy"]).logdir)
+        ward.jobs.resume("other", 1)
         ward.jobs.pause("other")
         queue = line if number % 2 else None
         path = queue or logdir / "journal.jsonl"

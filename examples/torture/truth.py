@@ -50,7 +50,7 @@ def expect_orphan(jobs, job_id):
             problems.append("it was started again, or removed, while its command lives")
         except nodejobs.JobRunning:
             pass
-    fresh = jobs.run("true", job_id, fresh_for=60)
+    fresh = jobs.run(record.command, job_id, fresh_for=60)
     problems += ["with fresh_for another run was started"] * (fresh.run != record.run)
     problems += ["prune took it"] * any(old.self_id == job_id for old in jobs.prune(keep=0))
     return problems
@@ -197,7 +197,7 @@ def reboot(room):
             problems += wrong(jobs.stop("a", grace=0), status="stopped")
         else:
             problems += wrong(jobs.get_status("a", 1), status="running", monitored=False)  # back in the old boot
-            nodejobs.platform.end_tree(nodejobs.processes_of(record), {}, signal.SIGKILL, 0)
+            nodejobs.platform.end_trees([(nodejobs.processes_of(record), {})], signal.SIGKILL, 0)
         yield "%s, the monitor %s" % (kind, "lives" if monitored else "was killed"), problems
 
 

@@ -348,7 +348,7 @@ def planted(room):
             user = shared.prefix(victim)
             if earlier:  # a real run of the attacker's, in a directory that is open to all
                 ask(["run", "--id=job", "--wait", "--", "true"], shared.store, 60,
-                    ["sh", "-c", 'umask 0; exec "$@"', "sh"] + shared.prefix(ATTACKER))
+                    ["sh", "-c", 'umask 0; exec "$@"', "sh"] + shared.prefix(ATTACKER), NODEJOBS_TRUST_DB=str(shared.store))
                 assert (shared.store / "job" / "000001" / "journal.jsonl").exists()
             shared.plant(lambda: plant_thing(shared, place, thing))
             if not os.path.lexists(str(shared.store / place)):
