@@ -3526,6 +3526,8 @@ class Store:
         for key in odd:
             del state[key]
         wrong += odd
+        if "last_pid" in wrong:
+            state["last_pid"] = None  # there was one, so it does not count as a run without a pid (rule 4)
         state.update({key: [] for key in wrong if key in ("after", "after_ok")})  # see Jobs._never
         status = state.get("status")
         if ("outcome" in state and (state["outcome"] not in ENDED or status in ENDED and status != state["outcome"])
@@ -4794,7 +4796,8 @@ class Jobs:
                 if cookie in places[queue]:
                     record["position"] = places[queue][cookie] if queue is not None else None
                 elif getattr(self.store.again(record), "status", None) == QUEUED:
-                    record["error"] = "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue)
+                    record["error"] = record.error or (
+                        "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue))
                 others = [(self.store.read(job_id, run), cookie) for job_id, run, cookie in
                           (record.after or []) + (record.after_ok or [])]
                 record["waits_for"] = [other.self_id for other, cookie in others

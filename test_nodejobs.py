@@ -3731,6 +3731,20 @@ def test_a_line_that_does_not_parse_never_hides_the_job(jobs, damage):
     assert jobs.run("true", "damaged").run == 2
 
 
+def test_a_pid_that_is_damaged_is_not_taken_for_none_so_a_run_that_was_queued_is_not_run_again(jobs, line):
+    line.run("a", queue="q")
+    path = pathlib.Path(jobs.get_status("a").logdir, "journal.jsonl")
+    whole = path.read_text()
+    pids = [entry for entry in journal_of(jobs.get_status("a")) if "last_pid" in entry]
+    path.write_text(re.sub('"last_pid":[0-9]+', '"last_pid":1.5', whole.replace('"running"', '"starting"')))
+    for pid in pids[0]["monitor_pid"], pids[0]["last_pid"]:
+        os.kill(pid, signal.SIGKILL)
+    record = line.until("lost", "a")
+    assert "its journal is damaged" in record.error
+    jobs.start_due()
+    assert jobs.get_status("a").status == "lost" and line.order(1) == ["a"]
+
+
 @pytest.mark.parametrize("key", ["last_pid", "monitor_pid"])
 @pytest.mark.parametrize("pid", [0, 1, -1, 1 << 31])
 def test_a_pid_that_no_job_can_have_is_told_as_damage(jobs, key, pid):

@@ -253,6 +253,8 @@ class Struck(Line):
             wrapper.chmod(0o755)
             path.write_bytes(os.fsencode(str(wrapper)) + path.read_bytes()[path.read_bytes().index(b"\n"):])
         self.release(self.a)
+        if self.role == "starter":  # it may not be there yet when the monitor is gone
+            eventually(self.text)
         eventually(lambda: not is_alive(monitor))
         names = (self.a, "nodejobs-starter")  # twice: a look at /proc can miss what forks and ends
         eventually(lambda: not is_alive(monitor) and not self.workers(names) and not self.workers(names))
