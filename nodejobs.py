@@ -2987,7 +2987,8 @@ def survey(path: str, job: bool, run: bool) -> "Tuple[List[str], List[str], List
     with os.scandir(path) as entries:
         for entry in entries:
             is_directory = entry.is_dir(follow_symlinks=False)
-            if job and is_directory and is_run_name(entry.name) and is_our_run(entry.path):
+            # What is one of the two was taken aside, and is half deleted: its name says that it was ours.
+            if job and is_directory and is_run_name(entry.name) and (run or is_our_run(entry.path)):
                 inner = survey(entry.path, False, True)
                 files += inner[0]
                 foreign += inner[2]

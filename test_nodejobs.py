@@ -887,6 +887,10 @@ def test_remove_also_clears_away_what_a_killed_remove_has_left(jobs, store):
         (store / name / "000001").mkdir(parents=True)
         (store / name / "000001" / "lock").touch()
         (store / name / "lock").touch()
+    for name in ("000001", "000002/stdout.log"):  # half deleted
+        (store / ".removed-0123456789ac" / name).mkdir(parents=True)
+    (store / ".removed-0123456789ac/000002/stdout.log").rmdir()
+    (store / ".removed-0123456789ac/000002/stdout.log").touch()
     (store / ".removed-mine").mkdir()
     assert list(jobs.list_status()) == ["a"]
     jobs.remove("a")
