@@ -204,8 +204,8 @@ class JobRunning(NodejobsError):
         text = "is %s (run %s%s); wait for it, or stop it first" % (
             record.status, record.run, "" if record.status == QUEUED else ", pid %s" % record.last_pid)
         if record.ended:
-            text = "is %s, but what its run %s left in the background still runs (pid %s); stop it first" % (
-                record.status, record.run, ", ".join([str(pid) for pid, _ in record.left_behind or ()]))
+            text = "is %s, but what its run %s left in the background still runs (pid %s); `stop %s` ends it" % (
+                record.status, record.run, ", ".join([str(pid) for pid, _ in record.left_behind or ()]), record.self_id)
         super().__init__("%s: job %r %s" % (refused, record.self_id, text))
         self.record = record
 
@@ -2958,11 +2958,20 @@ def is_run_name(name: str) -> bool:
     return len(name) < 10 and name.isdecimal() and name == "%06d" % int(name)
 
 
+def is_our_lock(directory: str) -> bool:
+    """Tell whether there is a lock of ours in a directory: a file that never holds anything."""
+    try:
+        found = os.lstat(directory + SEP + LOCK)
+    except FileNotFoundError:
+        return False
+    return found.st_mode & 0xF000 == 0x8000 and found.st_size == 0
+
+
 def is_our_run(path: str) -> bool:
     """Tell whether a directory whose name is a run's was made by us."""
     names = os.listdir(path)
-    return LOCK in names or JOURNAL in names and not os.path.isdir(path + SEP + JOURNAL) or (
-        not names and os.path.lexists(os.path.dirname(path) + SEP + LOCK))
+    return is_our_lock(path) or JOURNAL in names and not os.path.isdir(path + SEP + JOURNAL) or (
+        not names and is_our_lock(os.path.dirname(path)))
 
 
 def is_our_job(path: str) -> bool:
@@ -2970,7 +2979,7 @@ def is_our_job(path: str) -> bool:
     with os.scandir(path) as entries:
         inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
     if [entry.name for entry in inside] == [LOCK]:
-        return inside[0].stat(follow_symlinks=False).st_size == 0  # ours never holds anything
+        return is_our_lock(path)
     return any(is_run_name(entry.name) and entry.is_dir(follow_symlinks=False) and is_our_run(entry.path)
                for entry in inside)
 
@@ -3121,15 +3130,16 @@ class JobLock:
             if self.create:
                 return False
             raise
+        except NotADirectoryError:
+            raise self.refusal() if self.create else FileNotFoundError(errno.ENOENT, "it is no job", self.path) from None
         try:
-            if not self.is_queue and not is_our_job(self.path):
+            if not self.is_queue and not self.is_ours():
                 there = os.stat(self.path)
                 if platform.identity(self.directory) != (there.st_dev, there.st_ino):
                     raise FileNotFoundError(errno.ENOENT, "it was removed while we looked", self.path)
                 if not self.create:
                     raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
-                raise StoreError("%s was not made by nodejobs, so no job can have that id; choose another id, or "
-                                 "another directory with --db" % self.path, self.path)
+                raise self.refusal()
             self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS if self.wait else 0.0)
             self.taken = self.fd >= 0
             if not self.taken and not self.wait:
@@ -3147,6 +3157,18 @@ class JobLock:
             self.close()
             raise
         self.close()
+        return False
+
+    def refusal(self) -> StoreError:
+        return StoreError("%s was not made by nodejobs, so no job can have that id; choose another id, or another "
+                          "directory with --db" % self.path, self.path)
+
+    def is_ours(self) -> bool:
+        """Tell whether the job's directory was made by us; more than one look, as others may be removing runs of it."""
+        for _ in range(5):
+            if is_our_job(self.path):
+                return True
+            time.sleep(POLL_SECONDS)
         return False
 
     def close(self) -> None:
@@ -3501,7 +3523,7 @@ class Store:
             state = {"error": "its journal cannot be read: %s" % error.strerror}
             if error.errno not in NOT_OURS:
                 state["status"] = None
-            elif not os.path.lexists(logdir + SEP + LOCK):
+            elif not is_our_lock(logdir):
                 return None
             return state
         if not journal or b"\n" not in journal:
@@ -4442,6 +4464,7 @@ class Jobs:
     """
 
     record_class: "Type[JobRecord]" = JobRecord
+    spared: "List[Any]" = []  # records of what the last prune left, since something of them still runs
     keeps = 0  # whether the starter is known to be there, since we are executed from it (see STARTER)
     _adopted: "List[int]" = []  # monitors that became this process' children; see _reap
     python = platform.interpreter()   # runs the monitors; the same version as ours. Set it where Python is embedded
@@ -5501,7 +5524,8 @@ class Jobs:
         keep        those beyond so many newest runs of each job (0: all that have ended)
         filter      only of jobs whose newest record matches, as in list_status
         With neither of the first two, what is beyond the `keep` of this Jobs. What is active always stays, and so does
-        a run of which something still runs in the background, and what nodejobs has not made (see record.foreign).
+        a run of which something still runs in the background (they are in `spared` afterwards), and what nodejobs has
+        not made (see record.foreign).
         """
         check_seconds("older_than", older_than)
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 0):
@@ -5509,6 +5533,7 @@ class Jobs:
         if keep is None and older_than is None:
             keep = self.keep
         removed: "List[Any]" = []
+        self.spared = []
         self.store.check_owner()
         with Translate("remove from", self.db_path):
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
@@ -5550,11 +5575,11 @@ class Jobs:
 
     def _prune_job(self, lock: JobLock, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
         records = self._runs_of(lock)
-        doomed = []
+        doomed: "List[Any]" = []
         for newer, record in enumerate(reversed(records)):
             old = older_than is not None and self._age(record) > older_than
-            if record.ended and not record.left_behind and (old or keep is not None and newer >= keep):
-                doomed.append(record)
+            if record.ended and (old or keep is not None and newer >= keep):
+                (self.spared if record.left_behind else doomed).append(record)
         if len(doomed) == len(records):
             foreign = self.store.discard(lock.path, job=True)
             if doomed:
@@ -5912,7 +5937,9 @@ def complain_of(jobs: Jobs, *unknown: str) -> int:
     """Say that there are no such jobs, and which the user may have meant; return the exit code."""
     for job_id in unknown:
         try:
-            meant = near(job_id, [known for known, _ in jobs.store.job_dirs()][:5000])
+            paths = dict(jobs.store.job_dirs()[:5000])
+            meant = near(job_id, [known for known in paths if known != job_id])
+            meant = meant if meant and is_our_job(paths[meant]) else ""
         except OSError:  # it may not be listed
             meant = ""
         complain(str(UnknownJob(job_id, None, jobs.db_path)) + ("; did you mean %r?" % meant if meant else ""))
@@ -6199,9 +6226,8 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("used", None if record.cpu_seconds is None else human_seconds(record.cpu_seconds) + " of CPU" + (
             ", at most %.1f MB" % (record.max_rss_kb / 1024.0) if record.max_rss_kb else "")),
         ("process", process if record.last_pid else None),
-        ("left behind", ", ".join([str(pair[0]) for pair in record.left_behind or ()
-                                   if isinstance(pair, list) and pair])
-         or None),
+        ("left behind", ", ".join([str(pid) for each in ([record] if options.run else jobs.history(record.self_id))
+                                   if each.ended for pid, _ in each.left_behind or ()]) or None),
         ("dropped", "%d bytes of output, to keep its logs below %d" % (record.dropped_bytes, record.max_log or 0)
          if record.dropped_bytes else None),
         ("stdout", record.stdout_path),
@@ -6487,6 +6513,8 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
 def verb_prune(jobs: Jobs, options: "Any") -> int:
     removed = jobs.prune(options.older_than, options.keep, filter_of(options))
     tell_foreign(removed)
+    for record in jobs.spared:
+        complain(str(JobRunning(record, "not removed")))
     if options.json:
         say_json(removed)
     else:

@@ -909,6 +909,11 @@ def plant(store):
     (store / "outside").symlink_to(tempfile.gettempdir())
     (store / "loop").symlink_to("loop")
     os.mkfifo(str(store / "fifo"))
+    for name in ("full-lock/000001", "fifo-lock/000001", "precious-lock/000001"):
+        (store / name).mkdir(parents=True)
+    (store / "full-lock/lock").write_text("mine")
+    os.mkfifo(str(store / "fifo-lock/lock"))
+    (store / "precious-lock/000001/lock").write_text("mine")
     os.mkfifo(str(store / "photos" / "lock"))
     (store / ".removed-mine").mkdir()
     (store / ".removed-mine" / "x").write_text("x")
@@ -924,7 +929,7 @@ def look_of(path):
     return look
 
 
-FOREIGN = ["photos", "empty", "locked", "album", "run", "file", "deep", "link", "nowhere", "outside", "loop", "fifo"]
+FOREIGN = ["full-lock", "fifo-lock", "precious-lock", "photos", "empty", "locked", "album", "run", "file", "deep", "link", "nowhere", "outside", "loop", "fifo"]
 
 
 def test_nothing_that_nodejobs_did_not_make_is_listed_locked_or_deleted(store, capfd):
@@ -950,8 +955,10 @@ def test_nothing_that_nodejobs_did_not_make_is_listed_locked_or_deleted(store, c
                 with pytest.raises(UnknownJob):
                     refused(name)
             for options in ({}, {"queue": "q"}):
-                with pytest.raises(NodejobsError):
+                with pytest.raises(StoreError, match="was not made by nodejobs"):
                     jobs.run("true", name, **options)
+        assert nodejobs.main(["--db", str(store), "status", "photo"]) == 125
+        assert "did you mean" not in capfd.readouterr().err
         jobs.prune(keep=0)
         after = look_of(store)
         assert {path: after.get(path) for path in before} == before
@@ -1024,12 +1031,15 @@ def test_what_a_run_left_in_the_background_is_not_forgotten_while_it_lives(store
     assert [record.run for record in jobs.history("k")] == [1, 4, 5] and is_alive(pid)
     with pytest.raises(JobRunning, match="its run 1 left"):
         jobs.remove("k")
+    assert "left behind  %d\n" % pid in cli("status", "k").stdout, "of an earlier run"
+    done = cli("prune", "--keep", "1")
+    assert done.returncode == 0 and "its run 1 left in the background still runs (pid %d); `stop k`" % pid in done.stderr
     done = cli("stop", "k")
     assert (done.returncode, done.stderr) == (0, "nodejobs: k: ended what it had left behind: pid %d\n" % pid)
     assert not is_alive(pid)
     assert jobs.history("k")[0] == dict(first, left_behind=None)
     assert jobs.stop("k").ended_pids is None
-    assert [record.run for record in jobs.prune()] == [1]
+    assert [record.run for record in jobs.prune(keep=1)] == [1]
     jobs.remove("k")
 
 
