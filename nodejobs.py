@@ -3527,7 +3527,7 @@ class Store:
                 return None
             return state
         if not journal or b"\n" not in journal:
-            if not os.path.lexists(logdir + SEP + LOCK) and (journal is None or os.path.isfile(path)):
+            if not is_our_lock(logdir) and (journal is None or os.path.isfile(path)):
                 return None
             journal = b"\n"  # a monitor was here; what it wrote is gone
         state = fold(journal, running)
