@@ -5347,7 +5347,8 @@ class Jobs:
         if record is None and not wait:
             raise UnknownJob(job_id, None, self.db_path)
         if record is not None and place[1] not in (0, record.run):
-            record = self.get_status(job_id, place[1]) or record
+            before = self.get_status(job_id, place[1])
+            record = before if before is not None and str(before.cookie).startswith(place[2]) else record
         tails = {} if record is None else self._tails(record, from_beginning or wait, place)
         return self._events(job_id, record, tails, include, poll_interval, heartbeat_interval, place[0])
 

@@ -1899,6 +1899,15 @@ def test_stop_of_several_asks_all_at_the_same_time(jobs, tmp_path):
     assert [(record.status, record.exit_code) for record in records] == [(STATUS.c_stopped, 0)] * 3
 
 
+def test_after_a_removal_a_follower_that_comes_back_takes_no_other_run_of_that_number_for_its_own(jobs):
+    for text in ("first", "again", "newest"):
+        jobs.run(["echo", text], "a", startsecs=60)
+        if text == "first":
+            place = list(jobs.bind("a", from_beginning=True))[-1].id
+            jobs.remove("a")
+    assert "".join(event.text or "" for event in jobs.bind("a", last_event_id=place)) == "newest\n"
+
+
 def test_a_job_that_waits_for_itself_is_refused_and_told_why(jobs, store, cli):
     script = ("import sys; sys.path.insert(0, %r); import nodejobs; jobs = nodejobs.Jobs(%r)\n"
               "for timeout in (None, 0, 60):\n    try:\n        jobs.wait('self', timeout)\n"
