@@ -5030,7 +5030,7 @@ class Jobs:
 
     def _await(self, record: "Any", deadline: float, watched: "Optional[Watched]" = None) -> "Any":
         """Wait until the run has ended or the deadline; return its record then, None if it was removed unseen."""
-        if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE"):
+        if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE", ""):
             raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
         pause, next_look, look_pause = POLL_SECONDS, 0.0, 1.0
         watched = watched or Watched(self.store, record)

@@ -1908,6 +1908,16 @@ def test_after_a_removal_a_follower_that_comes_back_takes_no_other_run_of_that_n
     assert "".join(event.text or "" for event in jobs.bind("a", last_event_id=place)) == "newest\n"
 
 
+def test_a_run_without_a_cookie_can_be_waited_for_by_a_process_without_one(jobs, monkeypatch):
+    monkeypatch.delenv("NODEJOBS_COOKIE", raising=False)
+    record = jobs.run(["sleep", "600"], "a", startsecs=0)
+    journal = pathlib.Path(record.logdir) / "journal.jsonl"
+    whole = journal.read_text()
+    journal.write_text(whole.replace(record.cookie, "damaged"))
+    assert jobs.wait("a", timeout=0.1).status == STATUS.c_running
+    journal.write_text(whole)
+
+
 def test_a_job_that_waits_for_itself_is_refused_and_told_why(jobs, store, cli):
     script = ("import sys; sys.path.insert(0, %r); import nodejobs; jobs = nodejobs.Jobs(%r)\n"
               "for timeout in (None, 0, 60):\n    try:\n        jobs.wait('self', timeout)\n"
