@@ -1319,7 +1319,7 @@ class Posix(Platform):
 
     def remaining(self, run: "Run", known: "Members") -> "Members":
         _, _, _, cookie, monitor, monitor_start = run
-        found = {pid: start for pid, start in known.items() if self.start_time(pid) == start}
+        found = {pid: start for pid, start in known.items() if start is not None and self.start_time(pid) == start}
         if self.start_time(monitor) == monitor_start:
             for pid in self.children(monitor):
                 start = self.start_time(pid)

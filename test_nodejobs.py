@@ -1856,6 +1856,16 @@ def test_stop_leaves_strangers_and_the_jobs_that_the_job_started(jobs, store, tm
         stranger.wait()
 
 
+def test_what_was_gone_before_its_start_time_was_seen_is_not_left_behind(jobs):
+    record = jobs.run("true", "a", startsecs=60)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    journal = pathlib.Path(record.logdir) / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"exit_code":0', '"left_behind":[[%d,null]],"exit_code":0' % gone.pid))
+    assert jobs.get_status("a").left_behind is None
+    assert jobs.remove("a").run == 1
+
+
 def test_stop_of_an_ended_job_ends_what_it_left_in_the_background(jobs):
     record = jobs.run("sleep 600 & setsid sleep 600 & echo $!", "left", startsecs=60)
     assert record.status == STATUS.c_finished
