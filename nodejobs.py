@@ -3643,7 +3643,7 @@ class Store:
         The directory is a handle, to be closed. It is ours, so nobody can plant anything in it. `enqueue` is called
         with the number before there is a journal, that is, before there is such a run.
         """
-        run = max(self.runs(lock.path) or [0]) + 1
+        run = max([int(name) for name in os.listdir(lock.path) if is_run_name(name)] or [0]) + 1  # links count, too
         name, parent = platform.at(lock.directory, "%06d" % run)
         os.mkdir(name, 0o755, dir_fd=parent)
         directory = platform.open_directory("%06d" % run, lock.directory)
