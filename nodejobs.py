@@ -3398,10 +3398,13 @@ class Store:
         trusted = os.environ.get("NODEJOBS_TRUST_DB")
         if trusted and os.path.realpath(trusted) == os.path.realpath(self.path):
             return
+        why = way = ""
         try:
-            why, way = platform.distrust(self.path)
-        except FileNotFoundError:
-            return
+            with Translate("use", self.path):
+                why, way = platform.distrust(self.path)
+        except StoreError as error:
+            if not isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+                raise
         if why:
             raise StoreError("nothing is written to %s: %s, and who can write there could make you run or stop "
                              "anything. Use --db %s, which nodejobs makes for you alone; or %s; or, if whoever may "

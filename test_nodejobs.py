@@ -4367,6 +4367,16 @@ def test_what_may_not_be_read_is_never_told_as_not_being_there(jobs, store, tmp_
     assert "lost" not in as_nobody(lambda: list(jobs.list_status()))
 
 
+@pytest.mark.parametrize("act", ["stop", "remove", "first", "prune"])
+def test_where_the_store_cannot_be_looked_at_what_writes_raises_a_store_error(tmp_path, act):
+    (tmp_path / "loop").symlink_to("loop")
+    jobs = Jobs(tmp_path / "loop")
+    with pytest.raises(nodejobs.StoreError, match="cannot use .*loop"):
+        getattr(jobs, act)(*[] if act == "prune" else ["a"])
+    (tmp_path / "file").touch()
+    assert Jobs(tmp_path / "file" / "store").stop("a") is None, "nothing is there"
+
+
 @needs_root
 def test_a_store_of_somebody_else_or_that_others_may_write_to_is_refused_for_writing_and_can_be_read(store, tmp_path):
     open_to_others(tmp_path)
