@@ -5547,6 +5547,9 @@ class Jobs:
                         removed += self._prune_job(lock, older_than, keep)
                 except (FileNotFoundError, NotADirectoryError):
                     pass  # removed meanwhile, or no job
+                except PermissionError as error:
+                    if self.store.unreadable(job_id, self.store.job_dir(job_id), error) is not None:
+                        raise
             for queue in self.store.queue_names():
                 try:
                     with Spool(self.store) as spool, self.store.lock_queue(queue, create=True) as line:

@@ -4037,6 +4037,17 @@ def test_numbers_beyond_reason_in_a_journal_hide_nothing(cli, jobs):
     assert json.loads(cli("status", "a", "--json").stdout)["duration"] is None
 
 
+@needs_root
+def test_prune_passes_by_a_directory_of_somebody_else_that_may_not_be_read(jobs, store, tmp_path):
+    open_to_others(tmp_path)
+    store.mkdir(mode=0o700)
+    (store / "lost+found").mkdir(mode=0o700)  # as at the top of a disk
+    os.chown(str(store), 12345, 12345)
+    code = ("import os, sys; os.setgid(12345); os.setuid(12345); sys.path.insert(0, %r); import nodejobs; "
+            "print(nodejobs.Jobs(%r).prune(keep=0))" % (os.path.dirname(nodejobs.__file__), str(store)))
+    assert subprocess.check_output(["/usr/bin/env", "python3", "-c", code], universal_newlines=True) == "[]\n"
+
+
 def test_foreign_files_in_the_store_are_no_jobs(jobs, store):
     jobs.run("true", "a")
     (store / "README").write_text("hello")
