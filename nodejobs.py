@@ -3131,7 +3131,9 @@ class JobLock:
                 return False
             raise
         except NotADirectoryError:
-            raise self.refusal() if self.create else FileNotFoundError(errno.ENOENT, "it is no job", self.path) from None
+            if self.create:
+                raise self.refusal() from None
+            raise
         try:
             if not self.is_queue and not self.is_ours():
                 there = os.stat(self.path)
