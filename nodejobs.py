@@ -3628,7 +3628,8 @@ class Store:
         state.update(status=status, monitored=monitored if status in ACTIVE else None)
         if status in ACTIVE and state.get("boot_id") == platform.boot_id():
             if isinstance(state.get("started_clock"), float):
-                state["duration"] = round(time.monotonic() - state["started_clock"], 3)
+                took = time.monotonic() - state["started_clock"]
+                state["duration"] = round(took, 3) if took >= 0 else None  # it cannot have begun in the future
             if state.get("last_pid"):
                 state["suspended"] = platform.is_suspended(state["last_pid"])
         if isinstance(state.get("max_log"), int) and "dropped_bytes" not in state:

@@ -3788,6 +3788,14 @@ def test_a_pid_that_is_damaged_is_not_taken_for_none_so_a_run_that_was_queued_is
     assert jobs.get_status("a").status == "lost" and line.order(1) == ["a"]
 
 
+def test_what_seems_to_have_begun_in_the_future_has_no_duration(jobs, line, cli):
+    line.run("a")
+    path = pathlib.Path(jobs.get_status("a").logdir, "journal.jsonl")
+    path.write_text(re.sub('"started_clock":[0-9.]+', '"started_clock":%f' % (time.monotonic() + 86400), path.read_text()))
+    assert jobs.get_status("a").duration is None and cli("list").returncode == cli("status", "a").returncode == 0
+    line.end("a")
+
+
 @pytest.mark.parametrize("key", ["last_pid", "monitor_pid"])
 @pytest.mark.parametrize("pid", [0, 1, -1, 1 << 31])
 def test_a_pid_that_no_job_can_have_is_told_as_damage(jobs, key, pid):
