@@ -400,7 +400,7 @@ def signal_number(name: "Union[str, int]") -> int:
 
     Raises SchemaError when this system has no such signal.
     """
-    text = str(int(name) if isinstance(name, int) else name).upper()
+    text = str(int(name) if type(name) is not bool and isinstance(name, int) else name).upper()
     if text.isdecimal() and len(text) < 9:
         number = int(text)
     else:
@@ -1052,6 +1052,10 @@ class Posix(Platform):
         return "", ""
 
     def is_own_home(self, path: str) -> bool:
+        home = os.path.realpath(os.path.expanduser("~"))
+        if os.path.realpath(path).startswith(home + SEP) and os.path.exists(home) and (
+                os.stat(home).st_uid != os.geteuid()):
+            return False
         while not os.path.exists(path) and path != os.path.dirname(path):
             path = os.path.dirname(path)
         return os.stat(path).st_uid == os.geteuid()
@@ -3036,7 +3040,10 @@ def full_path(path: str) -> str:
     expanded = os.path.expanduser(path)
     if path[:1] == "~" and not os.path.isabs(expanded):
         raise SchemaError("nobody knows the home directory in %r; a directory of that very name is ./%s" % (path, path))
-    return os.path.abspath(expanded)
+    try:
+        return os.path.abspath(expanded)
+    except FileNotFoundError:
+        raise SchemaError("our working directory was deleted; say the whole path of %r" % path) from None
 
 
 def working_directory() -> "Optional[str]":
@@ -3162,8 +3169,8 @@ class JobLock:
         return False
 
     def refusal(self) -> StoreError:
-        return StoreError("%s was not made by nodejobs, so no job can have that id; choose another id, or another "
-                          "directory with --db" % self.path, self.path)
+        return StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move it "
+                          "away, or choose another id" % self.path, self.path)
 
     def is_ours(self) -> bool:
         """Tell whether the job's directory was made by us; more than one look, as others may be removing runs of it."""
@@ -3559,7 +3566,8 @@ class Store:
         state.update({key: [] for key in wrong if key in ("after", "after_ok")})  # see Jobs._never
         status = state.get("status")
         if ("outcome" in state and (state["outcome"] not in ENDED or status in ENDED and status != state["outcome"])
-                or status in (FINISHED, FAILED) and "outcome" not in state):
+                or status in (FINISHED, FAILED) and "outcome" not in state
+                or status == FINISHED and state.get("exit_code") != 0):
             wrong.append("outcome")
         if (state.get("format") or 1) > FORMAT:
             damage = "was written by a newer nodejobs (format %d); use that one" % state["format"]
@@ -3741,6 +3749,8 @@ class Store:
         """Note in the journal of a locked queue what has changed."""
         fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT, lock.directory)
         try:
+            if os.fstat(fd).st_mode & 0xF000 != 0x8000:
+                raise OSError(errno.EINVAL, "it is no file", lock.path + SEP + JOURNAL)
             append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
         finally:
             os.close(fd)
@@ -4891,9 +4901,12 @@ class Jobs:
                 after.pop("error", None)
                 if dict(after, paused_by=before["paused_by"]) != before:
                     self.store.set_queue(line, after)
-        self.start_due()
+        problems = self.start_due()
         with Translate("read", self.db_path):
-            return self._queue(queue)
+            record = self._queue(queue)
+        if problems:
+            record["error"] = record.error or "; ".join(problems.values())
+        return record
 
     def first(self, job_id: str) -> "Any":
         """Move a queued job to the front of its queue; return its record.
@@ -6514,7 +6527,7 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
         complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
     for queue in shown if not options.json else ():
         say(printable("%s: %s%d of %d slot%s taken%s, %d waiting%s%s" % (
-            queue.queue, "paused by %s, " % (queue.paused_by or "us") if queue.paused else "", len(queue.running),
+            queue.queue, "paused by %s, " % (queue.paused_by or "?") if queue.paused else "", len(queue.running),
             queue.slots, "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting), listing(queue.waiting),
             "; " + queue.error if queue.error else "")))
     return 0
