@@ -769,10 +769,6 @@ class Platform:
         """Return numbers that no other directory has."""
         raise NotImplementedError
 
-    def is_ours(self, directory: "Any") -> bool:
-        """Tell whether a directory that we are about to use was made by our user."""
-        raise NotImplementedError
-
     def is_private(self, place: "Any") -> bool:
         """Tell whether nobody but our user can change an open file or directory."""
         raise NotImplementedError
@@ -1017,9 +1013,6 @@ class Posix(Platform):
     def identity(self, directory: int) -> "Tuple[int, int]":
         found = os.fstat(directory)
         return found.st_dev, found.st_ino
-
-    def is_ours(self, directory: int) -> bool:
-        return os.fstat(directory).st_uid == os.geteuid()
 
     def is_private(self, place: int) -> bool:
         found = os.fstat(place)
@@ -2183,9 +2176,6 @@ class Windows(Platform):
         found = os.lstat(directory)
         return found.st_dev, found.st_ino
 
-    def is_ours(self, directory: str) -> bool:
-        return True
-
     def is_private(self, place: "Any") -> bool:
         return True
 
@@ -3225,7 +3215,7 @@ class Spool:
     def __init__(self, store: "Store", create: bool = False, user: "Optional[str]" = None) -> None:
         own = platform.user() or "-"
         self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user if user and is_name(user) else own)
-        self.create, self.own = create, user in (None, own)
+        self.create, self.own, self.trusted = create, user in (None, own), store.is_trusted()
         self.directory: "Any" = None
 
     def __enter__(self) -> "Spool":
@@ -3248,7 +3238,7 @@ class Spool:
 
     def check(self) -> None:
         """Raise StoreError unless nobody else can change what is there."""
-        if not platform.is_private(self.directory):
+        if not self.trusted and not platform.is_private(self.directory):
             raise StoreError("%s is not ours, or others may write to it; keep the jobs in a place of your own"
                              % self.path, self.path)
 
@@ -3273,7 +3263,7 @@ class Spool:
         except FileNotFoundError:
             return b""
         try:
-            return read_whole(fd) if platform.is_private(fd) else b""
+            return read_whole(fd)
         finally:
             os.close(fd)
 
@@ -3402,10 +3392,14 @@ class Store:
             make_directory(self.path, platform.store_mode)
         self.check_owner()
 
+    def is_trusted(self) -> bool:
+        """Tell whether our user has said that whoever may write to the store may act as we do."""
+        trusted = os.environ.get("NODEJOBS_TRUST_DB")
+        return bool(trusted) and os.path.realpath(trusted or "") == os.path.realpath(self.path)
+
     def check_owner(self) -> None:
         """Raise StoreError unless nobody but our user can write to the store's directory, as ssh does for its keys."""
-        trusted = os.environ.get("NODEJOBS_TRUST_DB")
-        if trusted and os.path.realpath(trusted) == os.path.realpath(self.path):
+        if self.is_trusted():
             return
         why = way = ""
         try:
@@ -3654,17 +3648,14 @@ class Store:
     def new_run(self, lock: JobLock, entry: "Dict[str, Any]", enqueue: "Any" = None) -> "Tuple[int, Any]":
         """Make a new run of the locked job, with its journal's first line; return its number and directory.
 
-        The directory is a handle, to be closed. It is ours, so nobody can plant anything in it. `enqueue` is called
-        with the number before there is a journal, that is, before there is such a run.
+        The directory is a handle, to be closed. `enqueue` is called with the number before there is a journal, that
+        is, before there is such a run.
         """
         run = max([int(name) for name in os.listdir(lock.path) if is_run_name(name)] or [0]) + 1  # links count, too
         name, parent = platform.at(lock.directory, "%06d" % run)
         os.mkdir(name, 0o755, dir_fd=parent)
         directory = platform.open_directory("%06d" % run, lock.directory)
         try:
-            if not platform.is_ours(directory):
-                raise StoreError("the new directory of job %r has another owner: somebody else has put it there; "
-                                 "keep the jobs in a place of your own" % lock.job_id, lock.path)
             if enqueue is not None:
                 enqueue(run)
             fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
@@ -3788,22 +3779,15 @@ class Store:
         os.rename(path, platform.at(lock.directory, "%09d-%s.%s" % to)[0], src_dir_fd=parent, dst_dir_fd=parent)
 
     def drop_ticket(self, lock: JobLock, ticket: "Ticket", spool: Spool) -> None:
-        """Take a run out of a locked queue: it is over, or there is none. What is another user's is left to that."""
-        name = "%09d-%s.%s" % ticket
+        """Take a run out of a locked queue: it is over, or there is none."""
+        spool.drop(ticket[1] + ".spool")
+        path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
         try:
-            fd = platform.open(name, os.O_RDONLY, lock.directory)
-            try:
-                ours = platform.is_ours(fd)
-            finally:
-                os.close(fd)
-            if ours:
-                spool.drop(ticket[1] + ".spool")
-                path, parent = platform.at(lock.directory, name)
-                os.unlink(path, dir_fd=parent)
+            os.unlink(path, dir_fd=parent)
         except FileNotFoundError:
-            spool.drop(ticket[1] + ".spool")  # the ticket could not be written
+            pass  # the ticket could not be written
         except OSError as error:
-            if error.errno not in NOT_OURS:
+            if error.errno not in (errno.EISDIR, errno.EPERM):  # a directory, which POSIX calls EPERM
                 raise
 
     def discard(self, path: str, job: bool = False) -> "List[str]":
@@ -4222,12 +4206,12 @@ def start_next(order: "Dict[str, Any]") -> None:
     """
     try:
         spool = platform.open_directory(order["spool"], None)
-        if platform.is_private(spool) and any([name[-6:] == ".spool" for name in os.listdir(spool)]):
+        private = order["trusted"] or platform.is_private(spool)
+        if private and any([name[-6:] == ".spool" for name in os.listdir(spool)]):
             starter = platform.open("starter", os.O_RDONLY, spool)
-            if platform.is_private(starter):
-                python, stub = os.read(starter, 4096).split(b"\n")[:2]
-                os.lseek(starter, len(python) + len(stub) + 2, 0)
-                platform.start_apart([python, b"-I", b"-S", b"-c", stub, order["store"], b"nodejobs-starter"], starter)
+            python, stub = os.read(starter, 4096).split(b"\n")[:2]
+            os.lseek(starter, len(python) + len(stub) + 2, 0)
+            platform.start_apart([python, b"-I", b"-S", b"-c", stub, order["store"], b"nodejobs-starter"], starter)
     except (OSError, ValueError):
         pass  # nothing waits; or whoever asks next starts it
 
@@ -4794,8 +4778,6 @@ class Jobs:
                 return None  # somebody has stopped or removed it
             directory = platform.open_directory("%06d" % record.run, lock.directory)
             try:
-                if not platform.is_ours(directory):
-                    return record  # it has to wait for its own user
                 try:
                     launch = marshal.loads(spool.read(record.cookie + ".spool"))
                     launch = {key: launch[key]
@@ -4998,7 +4980,7 @@ class Jobs:
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": launch["startsecs"], "umask": launch["umask"],
             "max_log": entry.get("max_log"),
-            "store": os.fsencode(self.db_path), "spool": spool,
+            "store": os.fsencode(self.db_path), "spool": spool, "trusted": self.store.is_trusted(),
             "spooled": spool + os.fsencode("%s%s.spool" % (SEP, entry["cookie"])) if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
         answer, number = b"", ""

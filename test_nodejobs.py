@@ -4072,9 +4072,9 @@ def test_prune_passes_by_a_directory_of_somebody_else_that_may_not_be_read(jobs,
     store.mkdir(mode=0o700)
     (store / "lost+found").mkdir(mode=0o700)  # as at the top of a disk
     os.chown(str(store), 12345, 12345)
-    code = ("import os, sys; os.setgid(12345); os.setuid(12345); sys.path.insert(0, %r); import nodejobs; "
+    code = ("import fcntl, os, sys; sys.path.insert(0, %r); import nodejobs; os.setgid(12345); os.setuid(12345); "
             "print(nodejobs.Jobs(%r).prune(keep=0))" % (os.path.dirname(nodejobs.__file__), str(store)))
-    assert subprocess.check_output(["/usr/bin/env", "python3", "-c", code], universal_newlines=True) == "[]\n"
+    assert subprocess.check_output([sys.executable, "-c", code], universal_newlines=True) == "[]\n"
 
 
 def test_foreign_files_in_the_store_are_no_jobs(jobs, store):
@@ -4415,6 +4415,28 @@ def test_where_the_store_cannot_be_looked_at_what_writes_raises_a_store_error(tm
         getattr(jobs, act)(*[] if act == "prune" else ["a"])
     (tmp_path / "file").touch()
     assert Jobs(tmp_path / "file" / "store").stop("a") is None, "nothing is there"
+
+
+@pytest.mark.parametrize("squashed", [False, pytest.param(True, marks=needs_root)])
+def test_a_trusted_store_works_where_owners_and_modes_mean_nothing(jobs, store, tmp_path, squashed):
+    store.mkdir()
+    store.chmod(0o777)
+    (store / ".queues").mkdir()
+    (store / ".queues" / ("." + nodejobs.platform.user())).mkdir()
+    if squashed:  # as on NFS: what we make belongs to another user
+        for path in (store, *store.glob(".queues"), *store.glob(".queues/.*")):
+            os.chown(str(path), NOBODY, NOBODY)
+    for path in store.glob(".queues/.*"):
+        path.chmod(0o777)
+    code = ("import ctypes, fcntl, sys; sys.path.insert(0, %r); import nodejobs; jobs = nodejobs.Jobs(%r); "
+            "%s and [ctypes.CDLL(None).setfsuid(%d), ctypes.CDLL(None).setfsuid(-1)]; "
+            "jobs.run('true', 'a', startsecs=60); jobs.run('true', 'b', queue='q'); jobs.wait('b', 60); "
+            "print(jobs.get_status('a').status, jobs.get_status('b').status, jobs.remove('a').run, jobs.remove('b').run)"
+            % (os.path.dirname(nodejobs.__file__), str(store), squashed, NOBODY))
+    open_to_others(tmp_path)
+    python = "/usr/bin/python3" if squashed and os.path.exists("/usr/bin/python3") else sys.executable  # who may run it
+    assert subprocess.check_output([python, "-c", code], universal_newlines=True, env=dict(
+        os.environ, NODEJOBS_TRUST_DB=str(store))) == "finished finished 1 1\n"
 
 
 @needs_root
