@@ -2127,9 +2127,8 @@ class Windows(Platform):
 
     def open_directory(self, path: str, parent: "Optional[str]" = None) -> str:
         path = self.at(parent, path)[0]
-        if len(path) > 218 and not self.has_long_paths():  # of 259, the longest name in a run's directory takes 40
-            raise OSError(errno.ENAMETOOLONG, "the path is too long for this Windows; LongPathsEnabled would allow it",
-                          path)
+        if len(path) > 218 and not self.has_long_paths():  # of 259, the longest name in a run takes 40
+            raise OSError(38, "the path is too long for this Windows; LongPathsEnabled would allow it", path)
         found = os.lstat(path)
         if found.st_mode & 0xF000 != 0x4000 or getattr(found, "st_reparse_tag", False):
             raise NotADirectoryError(20, "it is no directory", path)
