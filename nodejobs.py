@@ -5140,18 +5140,19 @@ class Jobs:
                 except NodejobsError as error:
                     results[job_id] = error
         targets: "List[Tuple[str, Watched, Members]]" = []
-        for job_id, record in results.items():
-            try:
-                if isinstance(record, JobRecord):
-                    runs = self._to_end(record)
-                    if record.status == RUNNING:
-                        self._note_stop(record, signal_name(number), stopped_by)
-                    targets += [(job_id, Watched(self.store, each), dict(each.left_behind or ())) for each in runs]
-            except FileNotFoundError:
-                results[job_id] = None  # it has ended and was removed meanwhile
-            except NodejobsError as error:
-                results[job_id] = error
         try:
+            for job_id, record in results.items():
+                try:
+                    if isinstance(record, JobRecord):
+                        runs = self._to_end(record)
+                        if record.status == RUNNING:
+                            self._note_stop(record, signal_name(number), stopped_by)
+                        for each in runs:
+                            targets.append((job_id, Watched(self.store, each), dict(each.left_behind or ())))
+                except FileNotFoundError:
+                    results[job_id] = None  # it has ended and was removed meanwhile
+                except NodejobsError as error:
+                    results[job_id] = error
             with Translate("stop a job of", self.db_path):
                 left = platform.end_trees([(processes_of(watched.record), members)
                                            for _, watched, members in targets], number, grace)
@@ -5214,9 +5215,9 @@ class Jobs:
     def _stopped(self, record: "Any", watched: Watched) -> "Any":
         """Return the record of a run whose tree was ended, when its monitor has written that down."""
         self._say("%s: stopped" % record.self_id)
-        if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of the job: it ends after us
-            return self.store.again(record)
         with Translate("write to", self.db_path):
+            if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of it: it ends after us
+                return self.store.again(record)
             # Where there is no monitor, nobody knows the exit code.
             after = self._await(record, time.monotonic() + KILL_SECONDS, watched)
             monitor = record.monitor_pid or 0
