@@ -3628,12 +3628,12 @@ class Store:
                                       "the disk is full")
         state.update(status=status, monitored=monitored if status in ACTIVE else None)
         if status in ACTIVE and state.get("boot_id") == platform.boot_id():
-            if isinstance(state.get("started_clock"), float):
+            if state.get("started_clock") is not None:
                 took = time.monotonic() - state["started_clock"]
                 state["duration"] = round(took, 3) if took >= 0 else None  # it cannot have begun in the future
             if state.get("last_pid"):
                 state["suspended"] = platform.is_suspended(state["last_pid"])
-        if isinstance(state.get("max_log"), int) and "dropped_bytes" not in state:
+        if state.get("max_log") and "dropped_bytes" not in state:
             state["dropped_bytes"] = sum([offset for name in (STDOUT_LOG, STDERR_LOG)
                                           for offset, _ in older_logs(logdir + SEP + name)[:1]])
         return state
@@ -5489,9 +5489,7 @@ class Jobs:
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
         with Translate("read", self.db_path):
             directory = self.store.job_dir(job_id)
-            runs = [] if os.path.islink(directory) else self.store.runs(directory)
-            records = [self.store.read(job_id, run) for run in runs]
-        return [record for record in records if record is not None]
+            return [] if os.path.islink(directory) else self._runs_of(job_id, directory)
 
     def remove(self, job_id: str) -> "Any":
         """Delete a job, all its runs and logs; return the record of its newest run.
@@ -5508,7 +5506,7 @@ class Jobs:
                     self.start_due()  # what needs it sees that it was stopped, before it is gone
                 with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
-                    for each in [record, *self._runs_of(lock)]:
+                    for each in [record, *self._runs_of(job_id, lock.path, holding=True)]:
                         if not each.ended or each.left_behind:
                             raise JobRunning(each, "not removed")
                     record["foreign"] = self.store.discard(lock.path, job=True) or None
@@ -5573,13 +5571,13 @@ class Jobs:
             age = min(age, time.monotonic() - record.started_clock - record.duration)
         return age
 
-    def _runs_of(self, lock: JobLock) -> "List[Any]":
-        """Return the records of all runs of a locked job, the oldest first."""
-        records = [self.store.read(lock.job_id, run, holding=True) for run in self.store.runs(lock.path)]
+    def _runs_of(self, job_id: str, directory: str, holding: bool = False) -> "List[Any]":
+        """Return the records of all runs of a job, the oldest first."""
+        records = [self.store.read(job_id, run, holding) for run in self.store.runs(directory)]
         return [record for record in records if record is not None]
 
     def _prune_job(self, lock: JobLock, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
-        records = self._runs_of(lock)
+        records = self._runs_of(lock.job_id, lock.path, holding=True)
         doomed: "List[Any]" = []
         for newer, record in enumerate(reversed(records)):
             old = older_than is not None and self._age(record) > older_than
@@ -6060,10 +6058,10 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         state = "fresh" if record.ended else "still %s" % record.status
         complain("%s is %s; nothing was started" % (record.self_id, state))
     elif not options.json and before is not None and before.status == FINISHED:
-        for what, was in ("command", command_text(before.command)), ("directory", before.cwd):
-            if before[{"directory": "cwd"}.get(what, what)] != record[{"directory": "cwd"}.get(what, what)] and (
-                    what == "command" or options.cwd is not None):
-                complain("%s is not fresh: its last run had another %s: %s" % (record.self_id, what, was))
+        for what, key in ("command", "command"), ("directory", "cwd"):
+            if before[key] != record[key] and (key == "command" or options.cwd is not None):
+                complain("%s is not fresh: its last run had another %s: %s" % (
+                    record.self_id, what, command_text(before[key])))
     word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
     if start_exit_code(record) == EXIT_NOT_FOUND and set(" |&;<>$") & set(word):
         complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
