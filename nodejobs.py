@@ -1511,6 +1511,7 @@ class Posix(Platform):
             os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint))
         finally:
             os._exit(127)
+
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
         pid, permit, failure = held
         os.write(permit, b"!")
@@ -4478,6 +4479,7 @@ class Jobs:
         with Translate("find", path):
             self.store = Store(path, self.record_class, db_path is None and not os.environ.get("NODEJOBS_DB"))
         self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
+
     def _reap(self) -> None:
         """Wait for monitors that became our children, which happens where we are PID 1 of a container."""
         for pid in self._adopted[:]:
