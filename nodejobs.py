@@ -5052,6 +5052,7 @@ class Jobs:
                     platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, deadline)
                 else:
                     platform.await_command(processes_of(record), deadline)
+                    time.sleep(POLL_SECONDS)  # it is gone, and its monitor, whose lock we may not read, goes on
                 record = watched.look()
         finally:
             watched.close()

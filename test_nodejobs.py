@@ -4440,6 +4440,23 @@ def test_a_trusted_store_works_where_owners_and_modes_mean_nothing(jobs, store, 
 
 
 @needs_root
+def test_who_may_only_read_waits_without_spinning_while_what_the_command_left_is_ended(jobs, store, tmp_path):
+    open_to_others(tmp_path)
+    jobs.run("trap 'exit 0' TERM; (trap '' TERM; echo ready; sleep 600) & wait", "a", startsecs=0)
+    lines_of(jobs.get_status("a").stdout_path, 1)
+    store.chmod(0o755)
+    code = ("import fcntl, os, sys, time; sys.path.insert(0, %r); import nodejobs; os.setgid(12345); os.setuid(12345); "
+            "jobs = nodejobs.Jobs(%r); print(flush=True); began = time.monotonic(); status = jobs.wait('a', 60).status; "
+            "print(status, time.process_time() / (time.monotonic() - began))"
+            % (os.path.dirname(nodejobs.__file__), str(store)))
+    waiter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, universal_newlines=True)
+    waiter.stdout.readline()
+    jobs.stop("a", grace=2)
+    status, share = waiter.communicate(timeout=60)[0].split()
+    assert status == "stopped" and float(share) < 0.3
+
+
+@needs_root
 def test_a_store_of_somebody_else_or_that_others_may_write_to_is_refused_for_writing_and_can_be_read(store, tmp_path):
     open_to_others(tmp_path)
     jobs = Jobs(store)
