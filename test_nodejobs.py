@@ -2626,7 +2626,7 @@ def test_without_poll_all_works_and_descriptors_beyond_the_reach_of_select_are_a
 def test_a_dangling_link_in_a_jobs_place_is_an_error(jobs, store):
     store.mkdir()
     (store / "a").symlink_to(store / "nowhere")
-    with pytest.raises(StoreError, match="Not a directory"):
+    with pytest.raises(StoreError, match="was not made by nodejobs"):
         jobs.run("true", "a")
 
 
@@ -5203,13 +5203,16 @@ def try_everything(run, ids):
 
 
 @pytest.mark.parametrize("mounted", sorted(MOUNTS), indirect=True)
-def test_every_verb_works_on_every_file_system(mounted, compiled):
+def test_every_verb_works_on_every_file_system(mounted, compiled, request):
     place, words = mounted
+    env = dict(os.environ)
+    if "fat" in request.node.callspec.params["mounted"]:  # its modes mean nothing
+        env["NODEJOBS_TRUST_DB"] = str(place / "store")
 
     def run(*arguments):
         return subprocess.run(words + [PYTHON, compiled, "--db", str(place / "store"), *arguments],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              universal_newlines=True, timeout=60)
+                              universal_newlines=True, timeout=60, env=env)
     try_everything(run, ODD_IDS)
     assert subprocess.check_output(words + ["ls", "-A", str(place / "store")]) == b"", "nothing is left"
 
