@@ -1489,8 +1489,9 @@ class Writer:
     def __init__(self, jobs, **options):
         self.pipe = str(jobs.db_path) + ".pipe"
         os.mkfifo(self.pipe)
-        code = ("import os, sys\ntext = ''\nwhile '\4' not in text:\n    text = open(sys.argv[1]).read()\n"
-                "    os.write(1, text.replace('\4', '').encode())")
+        # The pipe is opened once, to read and write: one that closes it between two texts would break the second.
+        code = ("import os, sys\npipe = os.open(sys.argv[1], os.O_RDWR)\ntext = b''\nwhile b'\4' not in text:\n"
+                "    text = os.read(pipe, 1 << 20)\n    os.write(1, text.replace(b'\4', b''))")
         self.record = jobs.run([PYTHON, "-c", code, self.pipe], "a", startsecs=0, **options)
         self.log = pathlib.Path(self.record.stdout_path)
 
@@ -4445,7 +4446,7 @@ def test_who_may_only_read_waits_without_spinning_while_what_the_command_left_is
     jobs.run("trap 'exit 0' TERM; (trap '' TERM; echo ready; sleep 600) & wait", "a", startsecs=0)
     lines_of(jobs.get_status("a").stdout_path, 1)
     store.chmod(0o755)
-    code = ("import fcntl, os, sys, time; sys.path.insert(0, %r); import nodejobs; os.setgid(12345); os.setuid(12345); "
+    code = ("import fcntl, os, select, sys, time; sys.path.insert(0, %r); import nodejobs; os.setgid(12345); os.setuid(12345); "
             "jobs = nodejobs.Jobs(%r); print(flush=True); began = time.monotonic(); status = jobs.wait('a', 60).status; "
             "print(status, time.process_time() / (time.monotonic() - began))"
             % (os.path.dirname(nodejobs.__file__), str(store)))
