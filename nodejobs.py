@@ -5453,41 +5453,6 @@ class Jobs:
         events = self.bind(job_id, include, from_beginning, poll_interval, heartbeat_interval, last_event_id, wait)
         return ("id: %s\nevent: %s\ndata: %s\n\n" % (event.id, event.type, dumps(event)) for event in events)
 
-    @staticmethod
-    def subscribe_sse(url: str, last_event_id: "Optional[str]" = None, headers: "Optional[Mapping[str, str]]" = None,
-                      timeout: float = 60.0) -> "Iterator[JobEvent]":
-        """Follow a job through a server that sends what `sse` yields; reconnect where the connection breaks.
-
-        It ends with the job. `timeout`: seconds without a byte, after which it connects again. It pauses before, the
-        longer (up to 5 s) the more connections in a row brought no event.
-        Raises OSError (urllib.error.URLError) if it cannot connect at all.
-        """
-        from http.client import HTTPException
-        from urllib.request import Request, urlopen
-        refused, empty = 0 if last_event_id else 5, 0  # at first it is refused only once
-        while True:
-            request = Request(url, headers=dict(headers or {}, Accept="text/event-stream"))
-            if last_event_id:
-                request.add_header("Last-Event-ID", last_event_id)
-            try:
-                empty += 1
-                with urlopen(request, timeout=timeout) as stream:
-                    refused, data = 0, b""
-                    for line in stream:
-                        if line.startswith(b"data:"):
-                            data = line[5:]
-                        elif data and not line.strip():
-                            event = JobEvent(read_json(data.decode().strip()), trim=True)
-                            last_event_id, data, empty = event.id, b"", 0
-                            yield event
-                            if event.status in ENDED:
-                                return
-            except (OSError, ValueError, HTTPException) as error:
-                refused += 1
-                if isinstance(error, ValueError) or hasattr(error, "code") or refused > 5:
-                    raise  # what the server answers so, it will answer again
-            time.sleep(min(0.1 * 2 ** min(empty, 9), 5.0))
-
     def history(self, job_id: str) -> "List[Any]":
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
         with Translate("read", self.db_path):

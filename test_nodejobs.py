@@ -1338,7 +1338,11 @@ def test_what_cannot_be_followed_so_is_refused(jobs, options):
         jobs.bind("a", **options)
 
 
-def test_events_come_through_a_server_that_breaks_off_and_a_client_of_the_standard_library(jobs):
+def sse_client():
+    return load_example("sse_client")
+
+
+def test_events_come_through_a_server_that_breaks_off_and_a_client_of_the_standard_library(jobs, newcomer):
     from http.server import BaseHTTPRequestHandler, HTTPServer
     jobs.run("for i in 1 2 3 4 5 6; do echo line $i; sleep 0.02; done", "a", startsecs=0)
     places = []
@@ -1359,15 +1363,18 @@ def test_events_come_through_a_server_that_breaks_off_and_a_client_of_the_standa
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        events = list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
+        events = list(sse_client().subscribe("http://127.0.0.1:%d/" % server.server_port))
+        shutil.copy(str(HERE / "examples" / "sse_client.py"), str(newcomer[0]))
+        printed = run_example(newcomer, PYTHON, "sse_client.py", "http://127.0.0.1:%d/" % server.server_port)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+    assert (printed.returncode, printed.stdout, printed.stderr) == (0, output_of(events), "finished\n")
     assert output_of(events) == "".join("line %d\n" % number for number in range(1, 7))
     assert events[-1].status == "finished" and len(places) >= 2 and places[0] is None
     with pytest.raises(OSError):
-        list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port))
+        list(sse_client().subscribe("http://127.0.0.1:%d/" % server.server_port))
 
 
 def test_the_client_pauses_longer_and_longer_while_a_server_answers_nothing_and_survives_every_broken_answer(jobs):
@@ -1397,7 +1404,7 @@ def test_the_client_pauses_longer_and_longer_while_a_server_answers_nothing_and_
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        events = list(Jobs.subscribe_sse("http://127.0.0.1:%d/" % server.server_port, last_event_id="0.0..0.0"))
+        events = list(sse_client().subscribe("http://127.0.0.1:%d/" % server.server_port, last_event_id="0.0..0.0"))
     finally:
         server.shutdown()
         thread.join()
@@ -7458,7 +7465,7 @@ def test_a_reader_of_the_live_page_that_was_cut_off_gets_every_byte_once(live, j
         stream.close()
         read, place = read + json.loads(frame["data"])["text"], frame["id"]
     go.touch()
-    events = list(Jobs.subscribe_sse(live.url + "/follow?id=a+b", place, live.bearer))
+    events = list(sse_client().subscribe(live.url + "/follow?id=a+b", place, live.bearer))
     assert read + "".join(event.text for event in events if event.type == "stdout") == text * 2
     assert events[-1].status == STATUS.c_finished
     assert live.ask("GET", "/follow?id=a+b", dict(live.bearer, **{"Last-Event-ID": "<nonsense>"}))[0] == 400
@@ -7510,7 +7517,7 @@ def test_the_live_page_prints_its_token_once_and_logs_nothing(newcomer, store):
         assert url.startswith("http://127.0.0.1:") and len(token) >= 32
         assert urllib.request.urlopen(url + "/").read().startswith(b"<!doctype html>")
         headers = {"Authorization": "Bearer " + token}
-        assert [event.status for event in Jobs.subscribe_sse(url + "/follow?id=a", headers=headers)] == ["finished"]
+        assert [event.status for event in sse_client().subscribe(url + "/follow?id=a", headers=headers)] == ["finished"]
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(url + "/jobs?token=" + token)
         port = url.rpartition(":")[2]
@@ -7574,7 +7581,7 @@ def test_the_fastapi_example_streams_the_same_events(newcomer, store):
         go.touch()
         jobs.wait("a b")
         place = frames[4].partition(": ")[2].strip()
-        events = list(Jobs.subscribe_sse(url + "/events?job_id=a+b", place))
+        events = list(sse_client().subscribe(url + "/events?job_id=a+b", place))
         assert "".join(event.text for event in events if event.type == "stdout") == "more\n"
         assert "".join(event.text for event in events if event.type == "stderr") == "bad\n"
         assert events[-1].status == "finished"
@@ -7582,7 +7589,7 @@ def test_the_fastapi_example_streams_the_same_events(newcomer, store):
         assert [record["status"] for record in listed] == ["finished"]
         jobs.run(["sleep", "1000"], "slot", queue="q", startsecs=0)
         jobs.run("echo late", "queued", queue="q")
-        events = Jobs.subscribe_sse(url + "/events?job_id=queued")
+        events = sse_client().subscribe(url + "/events?job_id=queued")
         assert next(events).status == "queued"
         jobs.stop("slot", grace=0)
         rest = list(events)

@@ -239,7 +239,6 @@ METHODS = {
     "history": lambda world, one: world.method("history", one),
     "bind": lambda world, one: world.method("bind", one, from_beginning=True),
     "sse": lambda world, one: world.method("sse", one, from_beginning=True),
-    "subscribe_sse": lambda world, one: [],  # reads no store
     "remove": lambda world, one: world.method("remove", one),
     "prune": lambda world, one: world.method("prune", **world.chance.choice(({}, {"keep": 0}, {"older_than": 0}, {
         "keep": 0, "filter": {"self_id": one}}))),
