@@ -284,79 +284,37 @@ def no_constant(text: str) -> "NoReturn":
     raise ValueError("no JSON: %s" % text)
 
 
-def scan_past(text: str, at: int, mark: str = "") -> int:
-    """Return the next place in a JSON text that is not blank; with a mark, which must come first, the one after it."""
-    while text[at] in " \t\n\r":
-        at += 1
-    if not mark:
-        return at
-    if text[at] != mark:
-        raise ValueError("no %s at %d" % (mark, at))
-    return scan_past(text, at + 1)
+JSON_STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
+JSON_SCALAR = r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
+JSON_INNERMOST = r'\{(?:"":(?:""|0)(?:,"":(?:""|0))*)?\}|\[(?:(?:""|0)(?:,(?:""|0))*)?\]'
+DEEPEST_JSON = 60  # lists within lists that are read there; Python 3.8 reads some 90
+JSON_ESCAPE = r"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|.)"  # a character beyond the first 65536 comes as two
 
 
-def scan_string(text: str, at: int) -> "Tuple[str, int]":
-    """Read the string at a place in a JSON text; return it and the place after it."""
-    if text[at] != '"':
-        raise ValueError("no string at %d" % at)
-    parts, end = [], at
-    while True:
-        at += 1
-        end = end if end >= at else text.index('"', at)  # not the one that was escaped
-        slash = text.find("\\", at, end)
-        parts.append(text[at:end if slash < 0 else slash])
-        if min(parts[-1], default=" ") < " ":
-            raise ValueError("a control character in a string")
-        if slash < 0:
-            break
-        char, code, at = text[slash + 1], text[slash + 2:slash + 6], slash + 1
-        if char != "u":
-            parts.append('"\\/\b\f\n\r\t'['"\\/bfnrt'.index(char)])
-        elif len(code) == 4 and not code.strip("0123456789abcdefABCDEF"):
-            parts.append(chr(int(code, 16)))
-            at += 4
-        else:
-            raise ValueError("no character: \\u%s" % code)
-    # A character beyond the first 65536 comes as two.
-    return "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"), end + 1
+def read_as_python(text: str) -> "Any":
+    """Read one JSON text where there is no scanner in C (PyPy, Debian's python3-minimal); ValueError where it is none.
+
+    What is JSON is nearly Python, and what is not is refused first: with "" for each string and 0 for each other
+    scalar, the innermost lists and objects become 0, over and over, until one value is left.
+    """
+    import re
+    rest = re.sub("[ \\t\\r\\n]", "", re.sub(JSON_SCALAR, "0", re.sub(JSON_STRING, '""', text)))
+    for _ in range(DEEPEST_JSON):
+        rest = re.sub(JSON_INNERMOST, "0", rest)
+    if rest not in ('""', "0") or text.strip() != text or '"' in re.sub(JSON_STRING, "", text):
+        raise ValueError("no JSON: %.60r" % text)
+
+    def unescape(found: "Any") -> str:
+        escape = found.group()
+        if len(escape) > 2:
+            return str(escape.encode("ascii").decode("unicode_escape").encode("utf-16", "surrogatepass").decode("utf-16"))
+        return "/" if escape == "\\/" else str(escape)
+
+    python = re.sub(JSON_STRING, lambda found: re.sub(JSON_ESCAPE, unescape, found.group()), text)
+    return eval(python, {"true": True, "false": False, "null": None})
 
 
-def small_scanner(read_int: "Any") -> "Any":
-    """Return what _json.make_scanner does, where there is none: PyPy, Debian's python3-minimal."""
-    def scan(text: str, at: int) -> "Tuple[Any, int]":
-        char = text[at]
-        if char == '"':
-            return scan_string(text, at)
-        if char in "[{":
-            close, key = "]" if char == "[" else "}", ""
-            pairs: "List[Tuple[str, Any]]" = []
-            at = scan_past(text, at, char)
-            while text[at] != close or pairs:
-                if close == "}":
-                    key, at = scan_string(text, at)
-                    at = scan_past(text, at, ":")
-                value, at = scan(text, at)
-                pairs.append((key, value))
-                at = scan_past(text, at)
-                if text[at] == close:
-                    break
-                at = scan_past(text, at, ",")
-            return dict(pairs) if close == "}" else [value for _, value in pairs], at + 1
-        for word, constant in (("null", None), ("true", True), ("false", False)):
-            if text.startswith(word, at):
-                return constant, at + len(word)
-        end = at
-        while end < len(text) and text[end] in "+-.0123456789Ee":
-            end += 1
-        digits = text[at + (char == "-"):end]
-        _, dot, fraction = digits.partition(".")
-        if not digits[:1].isdigit() or digits[0] == "0" and digits[1:2].isdigit() or dot and not fraction[:1].isdigit():
-            raise IndexError(at)
-        return (read_int if digits.isdigit() else float)(text[at:end]), end
-    return scan
-
-
-def json_reader(read_int: "Any" = int) -> "Any":
+def json_reader() -> "Any":
     """Return a function that reads one JSON text, and raises ValueError where it is none.
 
     It is the scanner in C that json.loads uses, without the json package around it: that imports
@@ -364,13 +322,14 @@ def json_reader(read_int: "Any" = int) -> "Any":
     """
     try:
         from _json import make_scanner
-        options: "Dict[str, Any]" = {"strict": True, "object_hook": None, "object_pairs_hook": None, "array_hook": None,
-                   "parse_float": float, "parse_int": read_int, "parse_constant": no_constant,
-                   "memo": {}}
+        options: "Dict[str, Any]" = {
+            "strict": True, "object_hook": None, "object_pairs_hook": None, "array_hook": None, "parse_float": float,
+            "parse_int": int if hasattr(sys, "get_int_max_str_digits") else short_int, "parse_constant": no_constant,
+            "memo": {}}
         context: "Any" = type("Context", (), options)
         scan = make_scanner(context)
     except (ImportError, AttributeError, TypeError, OSError):  # OSError: imports fail in a deleted directory
-        scan = small_scanner(read_int)
+        return read_as_python
 
     def read(text: str) -> "Any":
         try:
@@ -383,7 +342,7 @@ def json_reader(read_int: "Any" = int) -> "Any":
     return read
 
 
-read_json, read_long_json = json_reader(), json_reader(short_int)
+read_json = json_reader()
 
 
 def signal_name(number: int) -> str:
@@ -2746,17 +2705,16 @@ def fold(journal: bytes, running: bool = False) -> "Dict[str, Any]":
         text = journal.decode("ascii")
     except UnicodeDecodeError:  # nodejobs escapes what is not ASCII
         text, damaged = journal.decode("utf-8", "replace"), 1
-    read = read_json if len(text) < 65536 else read_long_json
     try:
         # One call for all lines: twice as fast as each alone. The newline stays, as it is an error within a text.
-        entries = read("[" + text.replace("\n", ",\n") + "]") if read is read_json else []
+        entries = read_json("[" + text.replace("\n", ",\n") + "]")
     except ValueError:
         entries = []
     if len(entries) != text.count("\n") + 1:
         entries = []
         for line in text.split("\n"):
             try:
-                entries.append(read(line))
+                entries.append(read_json(line))
             except ValueError:
                 damaged += bool(line.strip())
     state: "Dict[str, Any]" = {}
@@ -3723,7 +3681,7 @@ class Store:
             return dict(state, paused=True, error="its journal cannot be read: %s; see %s" % (error.strerror, path))
         for line in journal[:journal.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]:
             try:
-                entry = read_long_json(line)
+                entry = read_json(line)
             except ValueError:
                 entry = None
             if isinstance(entry, dict) and all(fits(entry[key]) for key, fits in QUEUE_SHAPES if key in entry):

@@ -1106,16 +1106,16 @@ def test_where_there_is_no_scanner_in_c_ours_reads_journals(jobs, monkeypatch):
 
 def test_the_reader_for_pythons_without_json_takes_what_json_takes_and_nothing_else(monkeypatch):
     monkeypatch.setitem(sys.modules, "_json", None)
-    read, read_long = nodejobs.json_reader(), nodejobs.json_reader(nodejobs.short_int)
+    read = nodejobs.json_reader()
     values = [None, True, False, 0, -0.0, 10 ** 30, -7, 1.5, -2e-300, 1e16, "", "a", 'q"\\/\b\f\n\r\t\0\x1f\x7f', "\\u0041",
-              "\u00e9\u4e2d", "\U0001f600\U0010ffff", "\ud83d", "\ude00\ud83d", [], {}, [[]], {"": {}},
+              "\u00e9\u4e2d", "\U0001f600\U0010ffff", [], {}, [[]], {"": {}},
               [1, [2, {"a": [None, "]"]}], "}"]]
     texts = [json.dumps(value, **options) for value in values + [values, dict(zip("abc", values))]
              for options in ({}, {"indent": 1}, {"ensure_ascii": False, "separators": (" ,\n", "\r:\t ")})]
-    texts += ['"\\/\\u00e9\\u00E9"', "1E5", "1e+05", '{"a":1,"a":2}', "1e999"]
+    texts += [json.dumps(["\ud83d", "\ude00\ud83d"]), '"\\/\\u00e9\\u00E9"', "1E5", "1e+05", '{"a":1,"a":2}', "1e999"]
     for text in texts:
         found = read(text)
-        assert repr(found) == repr(json.loads(text)) and repr(read_long(text)) == repr(found)
+        assert repr(found) == repr(json.loads(text))
     refused = ["", " ", "-", "01", "-01", "1.", ".5", "1.e5", "1e", "1e5.5", "1-5", "--1", "+1", "0x1", "1_0", "\u0661",
                "NaN", "Infinity", "-Infinity", "nul", "True", "nulltrue", "[", "{", "]", "[1", "[1,", "[1,]", "[,]",
                "[1 2]", "[1}", "[]]", '{"a"}', '{"a":}', '{"a":1', '{"a":1,}', "{,}", "{1:2}", "{a:1}", '{"a" 1}',
@@ -1123,12 +1123,12 @@ def test_the_reader_for_pythons_without_json_takes_what_json_takes_and_nothing_e
                "'a'", "\ufeff1", " 1", "1 "]
     refused += [text[:cut] for text in ('{"a":[true,null,"\\u00e9"]}', "[-1.5e+7]") for cut in range(len(text))]
     for text in refused + ["[" * 100000, '{"a":' * 100000]:
-        for reader in (read, read_long):
-            with pytest.raises(ValueError):
-                reader(text)
-    assert read("9" * 41) == int("9" * 41)
-    with pytest.raises(ValueError, match="a number of 41 digits"):
-        read_long("[" + "9" * 41 + "]")
+        with pytest.raises(ValueError):
+            read(text)
+    assert read("9" * 40) == int("9" * 40)
+    for text in ("9" * 41, "[" * 100 + "]" * 100):  # nobody has written those, and they would cost minutes
+        with pytest.raises(ValueError):
+            read(text)
     began = time.process_time()
     assert read('"%s"' % ("\\u00e9" * 300000)) == "\u00e9" * 300000
     assert time.process_time() - began < 10, "it takes time in proportion"
