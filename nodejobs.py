@@ -6188,110 +6188,22 @@ def listed(jobs: Jobs, options: "Any") -> "List[Any]":
     return records if options.n is None else records[len(records) - min(options.n, len(records)):]
 
 
-def job_table(jobs: Jobs, records: "List[Any]", room: int, usual: "Dict[Any, Any]") -> "Iterator[str]":
-    """Yield the table of `list`. `usual` remembers how long the running ones usually take."""
+def job_table(jobs: Jobs, records: "List[Any]", room: int) -> "Iterator[str]":
+    """Yield the table of `list`."""
     times = []
     for record in records:
-        run = (record.self_id, record.run)
-        if record.status in (RUNNING, STOPPING) and run not in usual:
-            usual[run] = usual_of(jobs, record)
-        slow = record.status in ACTIVE and is_slow(record, usual.get(run))
-        times.append(human_seconds(record.duration) + (" slow" if slow else ""))
+        usual = usual_of(jobs, record) if record.status in (RUNNING, STOPPING) else None
+        times.append(human_seconds(record.duration) + (" slow" if is_slow(record, usual) else ""))
     return table(records, ("ID", max(room // 5, 8), [record.self_id for record in records]),
                  ("COMMAND", 12, [command_text(record.command) for record in records]), times, room)
 
 
-def draw(jobs: Jobs, options: "Any", usual: "Dict[Any, Any]", key: str) -> None:
-    """Draw one picture of `watch` over the last one, in one piece."""
-    size = os.get_terminal_size(sys.stdout.fileno())
-    columns, height = size.columns or 80, size.lines or 24
-    records = listed(jobs, options)
-    counts = ["%d %s" % (number, status) for status in ACTIVE + ENDED
-              for number in [sum(record.status == status for record in records)] if number]
-    lines = [fit("%s  %s quits  %d job%s%s" % (
-        time.strftime("%H:%M:%S"), key, len(records), "s" * (len(records) != 1),
-        "".join([", " + count for count in counts])), columns).rstrip()]
-    rows = max(height - 2 - (len(records) > height - 2), 1)
-    shown = records[-rows:]
-    lines += job_table(jobs, shown, columns, usual) if records else []
-    if len(records) > len(shown):
-        lines.append(fit("... and %d more, started earlier" % (len(records) - len(shown)), columns).rstrip())
-    # Erased before it is written, as at the last column the cursor stands on the last character.
-    write(sys.stdout, "\033[H" + "\n".join(["\033[K" + line for line in lines[:height]]), end="")
-    sys.stdout.write("\n\033[J" if len(lines) < height else "")
-    sys.stdout.flush()
-
-
-def watch(jobs: Jobs, options: "Any") -> int:
-    """Show the table of `list` in place, again and again, until q or Ctrl-C."""
-    import select
-    if not hasattr(signal, "SIGTSTP"):
-        raise SchemaError("--watch needs a terminal of POSIX, which this system lacks; leave it out")
-    if options.json or not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
-        raise SchemaError("--watch draws on a terminal, and without --json; leave it out to print the jobs once")
-    keys = sys.stdin.fileno() if sys.stdin and sys.stdin.isatty() else None
-    try:
-        import termios
-        import tty
-    except ImportError:  # a minimal Python
-        keys = None
-    before: "Any" = termios.tcgetattr(keys) if keys is not None else None
-    # Handlers that do nothing, and a pipe that tells the loop: so none can strike while the terminal is restored.
-    told, teller = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGWINCH)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    wakeup = signal.set_wakeup_fd(teller)
-
-    def enter() -> None:
-        if keys is not None:
-            tty.setcbreak(keys)
-        sys.stdout.write("\033[?1049h\033[?25l\033[?7l")  # the other screen, no cursor, no wrapped lines
-
-    def leave() -> None:
-        try:
-            sys.stdout.write("\033[?7h\033[?25h\033[?1049l")
-            sys.stdout.flush()
-        finally:
-            if keys is not None:
-                termios.tcsetattr(keys, termios.TCSADRAIN, before)
-
-    usual: "Dict[Any, Any]" = {}
-    try:
-        enter()
-        while True:
-            began = time.process_time()
-            draw(jobs, options, usual, "Ctrl-C" if keys is None else "q")
-            # A look at very many jobs takes long, so it is taken less often: never more than a fiftieth of a core.
-            pause = min(max(1.0, 60 * (time.process_time() - began)), 30.0)
-            ready = select.select([told] if keys is None else [told, keys], [], [], pause)[0]
-            if keys in ready and set(os.read(keys or 0, 1024) or b"q") & set(b"qQ"):
-                return 0
-            for number in os.read(told, 1024) if told in ready else b"":
-                if number == signal.SIGTSTP:
-                    leave()
-                    signal.signal(number, signal.SIG_DFL)
-                    os.kill(os.getpid(), number)
-                    signal.signal(number, lambda *_: None)
-                    enter()
-                elif number != signal.SIGWINCH:
-                    return EXIT_SIGNAL + number
-    finally:
-        leave()
-        signal.set_wakeup_fd(wakeup)
-        for number in numbers:
-            signal.signal(number, handlers[number])
-        os.close(told)
-        os.close(teller)
-
-
 def verb_list(jobs: Jobs, options: "Any") -> int:
-    if options.watch:
-        return watch(jobs, options)
     records = listed(jobs, options)
     if options.json:
         say_json(records)
     elif records or options.n == 0:
-        for line in job_table(jobs, records, terminal_width(), {}):
+        for line in job_table(jobs, records, terminal_width()):
             say(line)
     else:
         complain("no such jobs in %s" % jobs.db_path if filter_of(options) else
@@ -6625,8 +6537,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
                ["status backup", "status backup --run 3", "status backup --json"]),
     "list": (verb_list, "show all jobs, the last started last", "", [
-        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N"),
-        ("--watch", "", None, False, "show it in place and up to date, until q")],
+        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N")],
         ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
     "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
         RUN_NUMBER,

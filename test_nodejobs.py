@@ -1170,16 +1170,6 @@ def test_a_minimal_python_does_every_verb(minimal, store, tmp_path):
     assert do("list", "--json")[1] == "[]\n"
 
 
-def test_a_minimal_python_can_watch_the_list_until_ctrl_c(minimal, store):
-    watcher = Screen([*minimal, "list", "--watch"], store)
-    try:
-        watcher.until("Ctrl-C quits  0 jobs")
-        watcher.type("\x03")
-        assert watcher.end() == 130 and watcher.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
-    finally:
-        watcher.close()
-
-
 # Python 3.6 and PyPy know only ASCII in a C locale; newer ones do if they are told.
 C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
@@ -6006,95 +5996,8 @@ def test_interrupting_a_bar_clears_it_and_leaves_the_job(jobs, screen):
     assert jobs.get_status("a").status == STATUS.c_running
 
 
-def test_a_watched_list_is_drawn_in_place_and_follows_what_happens(jobs, screen):
-    jobs.run(["sleep", "600"], "first", startsecs=0)
-    watcher = screen("list", "--watch")
-    watcher.until(r"1 job, 1 running.*first +\x1b\[36mrunning.*\x1b\[J")
-    jobs.run("exit 3", "sec\x1b[2Jond")
-    watcher.until(r"2 jobs, 1 running, 1 failed")
-    watcher.until(r"sec\\x1b\[2Jond +\x1b\[31mfailed.*\x1b\[J")
-    assert "\n" not in watcher.output.replace("\r\n", "") and "\x1b[2J" not in watcher.output
-    watcher.type("q")
-    assert watcher.end() == 0
-    assert watcher.picture()[1].split() == ["ID", "STATUS", "EXIT", "TIME", "STARTED", "COMMAND"]
-
-
-def test_a_watched_list_fits_its_screen_and_resizes_with_it(jobs, screen):
-    for number in range(8):
-        jobs.run(["echo", "日本語" * 30], "job-%d" % number, startsecs=0)
-    watcher = screen("list", "--watch", columns=60, lines=6)
-    watcher.until(r"job-7.*and \d+ more")
-    assert [line.split()[0] for line in watcher.picture()[1:]] == ["ID", "job-5", "job-6", "job-7", "..."]
-    assert watcher.picture()[-1].startswith("... and 5 more")
-    watcher.output = ""
-    watcher.resize(30, 4)
-    watcher.until("and 7 more")
-    assert [line.split()[0] for line in watcher.picture()[1:]] == ["ID", "job-7", "..."]
-    assert [line for line in watcher.picture() if nodejobs.width_of(line) > 30] == []
-    watcher.output = ""
-    watcher.resize(132, 30)
-    watcher.until(r"job-0.*job-7.*\x1b\[J")
-    assert len(watcher.picture()) == 11 and "more" not in watcher.output
-    watcher.resize(1, 1)
-    watcher.until(r"\x1b\[H\x1b\[K.$")
-    watcher.type("Q")
-    assert watcher.end() == 0
-
-
-@pytest.mark.parametrize("end, code", [("q", 0), ("\x03", 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129),
-                                       (signal.SIGINT, 130), ("\x1c", 131)])
-def test_a_watched_list_restores_the_terminal_however_it_ends(screen, end, code):
-    watcher = screen("list", "--watch")
-    watcher.until("0 jobs")
-    assert termios.tcgetattr(watcher.theirs) != watcher.modes
-    watcher.type(end) if isinstance(end, str) else watcher.process.send_signal(end)
-    assert watcher.end() == code
-    assert termios.tcgetattr(watcher.theirs) == watcher.modes
-    assert watcher.output.startswith("\x1b[?1049h\x1b[?25l\x1b[?7l")
-    assert watcher.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
-
-
-def test_a_watched_list_restores_the_terminal_after_an_error(screen, store):
-    store.mkdir()
-    watcher = screen("list", "--watch")
-    watcher.until("0 jobs")
-    store.rmdir()
-    store.write_text("no directory any more")
-    assert watcher.end() == 125
-    assert termios.tcgetattr(watcher.theirs) == watcher.modes
-    assert re.search(r"\x1b\[\?1049lnodejobs: cannot read [^\n]+\r\n$", watcher.output)
-    store.unlink()
-
-
-def test_a_watched_list_can_be_suspended_and_goes_on(store, tmp_path):
-    bash = Screen(["bash", "--norc", "--noprofile", "-i"], store, PS1="$ ")
-    try:
-        bash.until(r"\$ ")
-        bash.type('"%s" "%s" list --watch\n' % (PYTHON, FILE))
-        bash.until("0 jobs")
-        bash.type("\x1a")
-        bash.until(r"\x1b\[\?25h\x1b\[\?1049l.*Stopped")
-        bash.output = ""
-        bash.type("fg\n")
-        bash.until(r"\x1b\[\?1049h.*0 jobs")
-        bash.type("q")
-        bash.until(r"\x1b\[\?1049l.*\$ ")
-        bash.type("exit\n")
-        bash.end()
-    finally:
-        bash.close()
-
-
-def test_watching_needs_a_terminal_and_says_what_to_do_without(cli, screen):
-    for words in (["list", "--watch"], ["list", "--watch", "--json"]):
-        done = cli(*words)
-        assert (done.returncode, done.stdout) == (2, "") and "leave it out to print the jobs once" in done.stderr
-    dumb = screen("list", "--watch", TERM="dumb")
-    assert dumb.end() == 2 and "\x1b" not in dumb.output
-
-
 COMPLETED = [  # what is typed before the tab, and what is on the line after it
-    ("nj stat", "nj status "), ("nj list --wa", "nj list --watch "), ("nj list --status=fini", "nj list --status=finished "),
+    ("nj stat", "nj status "), ("nj list --js", "nj list --json "), ("nj list --status=fini", "nj list --status=finished "),
     ("nj list --status fini", "nj list --status finished "), ("nj stop --signal WINC", "nj stop --signal WINCH "),
     ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
     ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
@@ -7170,6 +7073,137 @@ def test_make_install_and_make_wheel_give_the_command(newcomer, tmp_path):
     subprocess.check_call(host_pip + ["--python", str(venv / "bin/python"), "install", "--quiet", "--no-deps", str(wheel)])
     assert subprocess.check_output([str(venv / "bin/nodejobs"), "--version"]).startswith(b"nodejobs ")
     subprocess.check_call([str(venv / "bin/python"), "-c", "from nodejobs.jobs import Jobs; import nodejobs"], cwd="/")
+
+
+# ------ the live table ------
+
+@pytest.fixture
+def top(store, newcomer):
+    home, _ = newcomer
+    shutil.copy(str(HERE / "examples" / "top.py"), str(home))
+    screens = []
+
+    def start(*words, **options):
+        screens.append(Screen([PYTHON, str(home / "top.py"), *words], store, **options))
+        return screens[-1]
+    yield start
+    for each in screens:
+        each.close()
+
+
+def test_a_watched_list_is_drawn_in_place_and_follows_what_happens(jobs, top):
+    jobs.run(["sleep", "600"], "first", startsecs=0)
+    watcher = top()
+    watcher.until(r"1 job, 1 running.*first +\x1b\[36mrunning.*\x1b\[J")
+    jobs.run("exit 3", "sec\x1b[2Jond")
+    watcher.until(r"2 jobs, 1 failed, 1 running")
+    watcher.until(r"sec\\x1b\[2Jond +\x1b\[31mfailed.*\x1b\[J")
+    assert "\n" not in watcher.output.replace("\r\n", "") and "\x1b[2J" not in watcher.output
+    watcher.type("q")
+    assert watcher.end() == 0
+    assert watcher.picture()[1].split() == ["ID", "STATUS", "EXIT", "TIME", "STARTED", "COMMAND"]
+
+
+def test_a_watched_list_fits_its_screen_and_resizes_with_it(jobs, top):
+    for number in range(8):
+        jobs.run(["echo", "日本語" * 30], "job-%d" % number, startsecs=0)
+    watcher = top(columns=60, lines=6)
+    watcher.until(r"job-7.*and \d+ more")
+    assert [line.split()[0] for line in watcher.picture()[1:]] == ["ID", "job-5", "job-6", "job-7", "..."]
+    assert watcher.picture()[-1].startswith("... and 5 more")
+    watcher.output = ""
+    watcher.resize(30, 4)
+    watcher.until("and 7 more")
+    assert [line.split()[0] for line in watcher.picture()[1:]] == ["ID", "job-7", "..."]
+    assert [line for line in watcher.picture() if nodejobs.width_of(line) > 30] == []
+    watcher.output = ""
+    watcher.resize(132, 30)
+    watcher.until(r"job-0.*job-7.*\x1b\[J")
+    assert len(watcher.picture()) == 11 and "more" not in watcher.output
+    watcher.resize(1, 1)
+    watcher.until(r"\x1b\[H\x1b\[K.$")
+    watcher.type("Q")
+    assert watcher.end() == 0
+
+
+@pytest.mark.parametrize("end, code", [("q", 0), ("\x03", 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129),
+                                       (signal.SIGINT, 130), ("\x1c", 131)])
+def test_a_watched_list_restores_the_terminal_however_it_ends(top, end, code):
+    watcher = top()
+    watcher.until("0 jobs")
+    assert termios.tcgetattr(watcher.theirs) != watcher.modes
+    watcher.type(end) if isinstance(end, str) else watcher.process.send_signal(end)
+    assert watcher.end() == code
+    assert termios.tcgetattr(watcher.theirs) == watcher.modes
+    assert watcher.output.startswith("\x1b[?1049h\x1b[?25l\x1b[?7l")
+    assert watcher.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+
+
+def test_a_watched_list_restores_the_terminal_after_an_error(top, store):
+    store.mkdir()
+    watcher = top()
+    watcher.until("0 jobs")
+    store.rmdir()
+    store.write_text("no directory any more")
+    assert watcher.end() == 125
+    assert termios.tcgetattr(watcher.theirs) == watcher.modes
+    assert re.search(r"\x1b\[\?1049lnodejobs: cannot read [^\n]+\r\n$", watcher.output)
+    store.unlink()
+
+
+def test_a_watched_list_can_be_suspended_and_goes_on(store, tmp_path):
+    bash = Screen(["bash", "--norc", "--noprofile", "-i"], store, PS1="$ ")
+    try:
+        bash.until(r"\$ ")
+        bash.type('"%s" "%s"\n' % (PYTHON, HERE / "examples" / "top.py"))
+        bash.until("0 jobs")
+        bash.type("\x1a")
+        bash.until(r"\x1b\[\?25h\x1b\[\?1049l.*Stopped")
+        bash.output = ""
+        bash.type("fg\n")
+        bash.until(r"\x1b\[\?1049h.*0 jobs")
+        bash.type("q")
+        bash.until(r"\x1b\[\?1049l.*\$ ")
+        bash.type("exit\n")
+        bash.end()
+    finally:
+        bash.close()
+
+
+def test_watching_needs_a_terminal_and_says_what_to_do_without(newcomer, top):
+    for words in ([], ["--json"]):
+        done = run_example(newcomer, PYTHON, "top.py", *words)
+        assert (done.returncode, done.stdout) == (2, "") and "`nodejobs list` prints the jobs once" in done.stderr
+    dumb = top(TERM="dumb")
+    assert dumb.end() == 2 and "\x1b" not in dumb.output
+    wrong = top("--statu", "failed")
+    assert wrong.end() == 2 and "did you mean --status?" in wrong.output and "\x1b" not in wrong.output
+
+
+def test_a_watched_list_takes_the_options_of_list_and_no_colour_where_none_is_wanted(jobs, top):
+    jobs.run(["true"], "good", startsecs=60)
+    jobs.run(["false"], "bad", startsecs=60)
+    watcher = top("--status", "failed", NO_COLOR="1")
+    watcher.until("1 job, 1 failed.*bad +failed")
+    assert "good" not in watcher.output and "\x1b[3" not in watcher.output
+
+
+def test_a_minimal_python_can_watch_the_list_until_ctrl_c(store, tmp_path):
+    shutil.copy(str(HERE / "examples" / "top.py"), str(tmp_path))
+    shutil.copy(str(FILE), str(tmp_path))
+    minimal = make_script(tmp_path / "minimal.py", """if True:
+        import runpy, sys
+        sys.modules.update(dict.fromkeys(%r))
+        sys.argv[0] = %r
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        """ % (MISSING, str(tmp_path / "top.py")), 0o644)
+    watcher = Screen([PYTHON, str(minimal)], store)
+    try:
+        watcher.until("Ctrl-C quits  0 jobs")
+        watcher.type("\x03")
+        assert watcher.end() == 130 and watcher.output.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+    finally:
+        watcher.close()
 
 
 # ------ the examples that show jobs ------

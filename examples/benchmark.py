@@ -444,7 +444,7 @@ def command_line(jobs, rounds):
 
 @row
 def watching(jobs, rounds):
-    """`list --watch` on a terminal, with 100 jobs: 80 have ended, 20 run and have runs before to compare with."""
+    """examples/top.py on a terminal, with 100 jobs: 80 have ended, 20 run and have runs before to compare with."""
     fill(jobs.db_path, 80)
     for number in range(20):
         for command in (["true"], ["sleep", "60"]):
@@ -453,7 +453,8 @@ def watching(jobs, rounds):
                 jobs.wait("running-%d" % number)
     pid, terminal = pty.fork()
     if not pid:
-        os.execve(PYTHON, [PYTHON, str(FILE), "--db", jobs.db_path, "list", "--watch"], dict(os.environ, TERM="xterm"))
+        top = str(FILE.parent / "examples" / "top.py")
+        os.execve(PYTHON, [PYTHON, top, "--db", jobs.db_path], dict(os.environ, TERM="xterm"))
     figures, ended, before = [], time.monotonic() + 12, None
     while time.monotonic() < ended:
         if select.select([terminal], [], [], 0.1)[0]:
@@ -469,7 +470,7 @@ def watching(jobs, rounds):
     os.waitpid(pid, 0)
     for number in range(20):
         jobs.stop("running-%d" % number)
-    yield Result("list --watch of 100 jobs, of a core", "%", figures, None, 2)
+    yield Result("top.py of 100 jobs, of a core", "%", figures, None, 2)
 
 
 @row
