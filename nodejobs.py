@@ -156,6 +156,7 @@ KILL_SECONDS = 5.0    # seconds that a killed process may take to vanish before 
 LOCK_SECONDS = 10.0   # seconds to wait for another launcher of the same job
 RETRY_SECONDS = 86400.0  # seconds that a monitor tries to write an end for which the disk has no room
 END_ROOM = 1024       # bytes of the journal's last block that are kept for the end
+MOST_EXIT_CODE = 0xFFFFFFFF if os.name == "nt" else 255
 LEAST_LOG = 1024      # the smallest max_log, in bytes
 JOURNAL_BYTES = 1 << 24  # what is longer is no journal of ours: of a command line of 2 MiB, escaped, it has 12
 JOURNAL_LINES = 10000  # a run writes a dozen; a full disk may tear a line at each of write_end's attempts
@@ -372,6 +373,77 @@ def signal_number(name: "Union[str, int]") -> int:
 
 # ------ 2. records ------
 
+PLAIN = "abcdefghijklmnopqrstuvwxyz0123456789._-"
+RESERVED = frozenset(["con", "prn", "aux", "nul"] + [port + digit for port in ("com", "lpt") for digit in "0123456789"])
+NAME_BYTES = 255
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a job id is itself the name of its directory."""
+    return (not name.strip(PLAIN) and name[0] not in ".-" and name[-1] != "."
+            and name.partition(".")[0] not in RESERVED and len(name) <= NAME_BYTES)
+
+
+def escape_id(job_id: str) -> str:
+    """Turn a job id into its directory's name: two ids give two names on every file system.
+
+    a-z 0-9 . _ - stand for themselves, a capital is "+" and its small letter (some file systems ignore
+    case), and every other byte of the UTF-8 text is %xx; so are a leading "." or "-", a trailing "."
+    (Windows drops it) and the first letter of a name that Windows reserves.
+    Raises SchemaError for what cannot be an id.
+    """
+    if not isinstance(job_id, str) or not job_id:
+        raise SchemaError("a job id must be a text of at least one character, not %r" % (job_id,))
+    if is_plain(job_id):
+        return job_id
+    if "\0" in job_id:
+        raise SchemaError("the job id %r holds a NUL character, which no environment variable can" % (job_id,))
+    try:
+        # surrogateescape: an id from the command line may hold bytes that are no UTF-8
+        raw = job_id.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise SchemaError("the job id %r holds a lone surrogate, which no file name can" % (job_id,)) from None
+    if raw.decode("utf-8", "surrogateescape") != job_id:
+        raise SchemaError("the job id %r holds escaped bytes that are plain UTF-8; say them as text" % (job_id,))
+    names = []
+    for code in raw:
+        char = chr(code)
+        names.append(char if char in PLAIN else "+" + char.lower() if "A" <= char <= "Z" else "%%%02x" % code)
+    if raw[0] in b".-" or "".join(names).partition(".")[0] in RESERVED:
+        names[0] = "%%%02x" % raw[0]
+    if len(names) > 1 and names[-1] == ".":
+        names[-1] = "%2e"
+    name = "".join(names)
+    if len(name) > NAME_BYTES:
+        raise SchemaError("the job id is too long: %d bytes as a file name, %d at most: %.40r..."
+                          % (len(name), NAME_BYTES, job_id))
+    return name
+
+
+def unescape_id(name: str) -> "Optional[str]":
+    """Turn a directory's name back into the job id; None if we would not have made that name."""
+    if is_plain(name):
+        return name
+    raw, rest = bytearray(), name
+    try:
+        while rest:
+            size = {"+": 2, "%": 3}.get(rest[0], 1)
+            part, rest = rest[:size], rest[size:]
+            raw.append(int(part[1:], 16) if size == 3 else ord(part[-1:].upper() if size == 2 else part))
+        job_id = raw.decode("utf-8", "surrogateescape")
+        return job_id if escape_id(job_id) == name else None
+    except (ValueError, TypeError):
+        return None
+
+
+def is_name(text: str) -> bool:
+    """Tell whether there can be a job, a queue or a user of this name."""
+    try:
+        return bool(escape_id(text))
+    except SchemaError:
+        return False
+
+
 class Field:
     """One key of a record: on the class it is the key, on an instance the value.
 
@@ -384,16 +456,19 @@ class Field:
 
     `kind` is a type or a tuple of types (float takes ints too; bool is no int). A field that is not
     required may be None, which means unknown. A default must be immutable: all instances share it.
+    `fits` tells of a value of that type whether a journal of ours can hold it; what is `derived` is found out
+    anew at each look, and never taken from a journal.
     """
 
     def __init__(self, kind: "Union[type, Tuple[type, ...]]" = object, required: bool = False, default: "Any" = None,
-                 doc: str = "") -> None:
+                 doc: str = "", fits: "Any" = None, derived: bool = False) -> None:
         if isinstance(default, (list, dict, set)):
             raise SchemaError("the default %r would be shared by every record; use None or an immutable value"
                               % (default,))
         kinds = kind if isinstance(kind, tuple) else (kind,)
         self.kinds: "Tuple[type, ...]" = kinds + (int,) if float in kinds else kinds
         self.required, self.default, self.doc, self.key = required, default, doc, ""
+        self.fits, self.derived = fits, derived
 
     def __set_name__(self, owner: type, name: str) -> None:
         if hasattr(dict, name):
@@ -490,6 +565,47 @@ class BaseData(dict):  # type: ignore[type-arg]
         return type(self).trusted, (dict(self),), vars(self)
 
 
+# What a record's type does not say of a value that a journal may hold: what is otherwise is damage.
+
+def between(least: float, most: float) -> "Any":
+    return lambda number: least <= number <= most
+
+
+is_pid = between(2, (1 << 31) - 1)  # a signal to pid 0 or 1 is one to a group, or to the system
+is_amount = between(0, 1e20)
+
+
+def is_cookie(text: str) -> bool:
+    return len(text) == 32 and not text.strip("0123456789abcdef")
+
+
+def are_words(command: "Union[str, List[Any]]") -> bool:
+    """Tell whether this is a shell line, or words, of which the first is not empty."""
+    try:
+        return isinstance(command, str) or bool("".join(command))
+    except TypeError:
+        return False
+
+
+def are_runs(value: "List[Any]") -> bool:
+    """Tell whether these are [id, run, cookie] of runs, of one at least."""
+    return value != [] and all(
+        isinstance(entry, list) and len(entry) == 3 and is_name(entry[0]) and type(entry[1]) is int
+        and 0 < entry[1] < 1 << 31 and isinstance(entry[2], (str, type(None))) for entry in value)
+
+
+def are_processes(value: "List[Any]") -> bool:
+    """Tell whether these are [pid, start time] of processes."""
+    return all(isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int and is_pid(entry[0])
+               and type(entry[1]) in (int, type(None)) for entry in value)
+
+
+def is_shallow(value: "Any", depth: int = 50) -> bool:
+    """Tell whether what a later version, or nobody, has noted can be written as JSON again, which recurs."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(is_shallow(part, depth - 1) for part in inner)
+
+
 class JobRecord(BaseData):
     """What is known of one run of a job. Times are UTC, ISO 8601; unknown is None.
 
@@ -511,40 +627,40 @@ class JobRecord(BaseData):
     self_id = Field(str, required=True, doc="the job's id")
     run = Field(int, doc="number of this run of the job: 1, 2, 3 ...")
     status = Field(str, doc="one of JobRecord.Status; None where the journal may not be read")
-    command = Field((str, list), doc="as it was given: a list, or a shell command line")
-    exit_code = Field(int, doc="what the command returned; None if a signal killed it, or it runs, or is lost")
+    command = Field((str, list), fits=are_words, doc="as it was given: a list, or a shell command line")
+    exit_code = Field(int, fits=between(0, MOST_EXIT_CODE), doc="what the command returned; None if a signal killed it, or it runs, or is lost")
     signal = Field(str, doc='name of the signal that killed it, such as "SIGKILL"; else None')
     error = Field(str, doc="in words, what went wrong; None if nothing did")
     errno = Field(int, doc="error number of a start that failed")
     started_at = Field(str, doc="when the command was started")
     ended_at = Field(str, doc="when it ended")
-    fresh = Field(bool, doc="in what `run` returns: whether nothing was started, since this run is fresh or active")
-    duration = Field(float, doc="seconds from start to end, or until now, by a clock that nobody sets")
+    fresh = Field(bool, derived=True, doc="in what `run` returns: whether nothing was started, since this run is fresh or active")
+    duration = Field(float, fits=is_amount, doc="seconds from start to end, or until now, by a clock that nobody sets")
     cpu_seconds = Field(float, doc="processor time, user and system, of the command and its waited-for children")
-    max_rss_kb = Field(int, doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
+    max_rss_kb = Field(int, fits=is_amount, doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
     last_update = Field(str, doc="when the state last changed")
-    last_pid = Field(int, doc="process id of the command itself")
-    monitored = Field(bool, doc="while it is active: whether its monitor lives, which will know the exit code")
-    monitor_pid = Field(int, doc="process id of the monitor")
+    last_pid = Field(int, fits=is_pid, doc="process id of the command itself")
+    monitored = Field(bool, derived=True, doc="while it is active: whether its monitor lives, which will know the exit code")
+    monitor_pid = Field(int, fits=is_pid, doc="process id of the monitor")
     monitor_start = Field(int, doc="start time of monitor_pid, in clock ticks since boot")
     cwd = Field(str, doc="working directory of the command")
     host = Field(str, doc="name of the machine that ran it")
     user = Field(str, doc="name of the user who ran it")
-    timeout = Field(float, doc="seconds that it may run")
-    max_log = Field(int, doc="bytes that its logs may take together; the oldest output is dropped for the newest")
+    timeout = Field(float, fits=is_amount, doc="seconds that it may run")
+    max_log = Field(int, fits=between(LEAST_LOG, float("inf")), doc="bytes that its logs may take together; the oldest output is dropped for the newest")
     dropped_bytes = Field(int, doc="bytes of output that were dropped because of max_log")
-    suspended = Field(bool, doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
-    left_behind = Field(list, doc="[pid, start time] of what its command left in the background and still runs")
-    ended_pids = Field(list, doc="in what `stop` returns: pids of what ended runs had left behind, and it has ended")
-    foreign = Field(list, doc="in what `remove` and `prune` return: paths that stay, since nodejobs did not make them")
+    suspended = Field(bool, derived=True, doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
+    left_behind = Field(list, fits=are_processes, doc="[pid, start time] of what its command left in the background and still runs")
+    ended_pids = Field(list, derived=True, doc="in what `stop` returns: pids of what ended runs had left behind, and it has ended")
+    foreign = Field(list, derived=True, doc="in what `remove` and `prune` return: paths that stay, since nodejobs did not make them")
     merge = Field(bool, default=False, doc="stderr goes into stdout.log")
-    queue = Field(str, doc="the queue that it was put into")
+    queue = Field(str, fits=is_name, doc="the queue that it was put into")
     queued_at = Field(str, doc="when")
-    position = Field(int, doc="while it is queued: its place in that queue; 1 is the next")
-    after = Field(list, doc="[id, run, cookie] of each run that must have ended before it may start")
-    after_ok = Field(list, doc="the same of those that must have finished; otherwise it is never started")
+    position = Field(int, derived=True, doc="while it is queued: its place in that queue; 1 is the next")
+    after = Field(list, fits=are_runs, doc="[id, run, cookie] of each run that must have ended before it may start")
+    after_ok = Field(list, fits=are_runs, doc="the same of those that must have finished; otherwise it is never started")
     due_since = Field(str, doc="when it might have started, had there been room in its queue")
-    waits_for = Field(list, doc="while it is queued: the ids of those that have not ended yet")
+    waits_for = Field(list, derived=True, doc="while it is queued: the ids of those that have not ended yet")
     stop_signal = Field(str, doc="name of the signal with which it was asked to stop")
     stopped_by = Field(str, doc="user and process that asked it to stop")
     dirname = Field(str, doc="name of the job's directory in the store")
@@ -555,8 +671,8 @@ class JobRecord(BaseData):
     boot_id = Field(str, doc="the boot and the pid namespace in which the pids mean something")
     pid_mark = Field(int, doc="a number that only this process has in this boot (Linux 6.9 and newer)")
     pid_start = Field(int, doc="start time of last_pid, in clock ticks since boot")
-    started_clock = Field(float, doc="started_at by the monotonic clock of that boot")
-    cookie = Field(str, doc="the NODEJOBS_COOKIE of this run's processes")
+    started_clock = Field(float, fits=is_amount, doc="started_at by the monotonic clock of that boot")
+    cookie = Field(str, fits=is_cookie, doc="the NODEJOBS_COOKIE of this run's processes")
     outcome = Field(str, doc="the end status, written (and synced) just before it becomes the status")
     format = Field(int, doc="version of the journal's format")
 
@@ -656,7 +772,6 @@ class Platform:
 
     monitor_os = "os"  # the module that is a monitor's `os`
     python_name = "python3"  # as a user calls it
-    most_exit_code = 255
     store_mode = 0o700  # of a store that we make
 
     def interpreter(self) -> str:
@@ -1945,7 +2060,6 @@ class Windows(Platform):
     """
 
     monitor_os, python_name = "nt", "python"
-    most_exit_code = (1 << 32) - 1
     store_mode = 0o777  # %LOCALAPPDATA% is private anyway; Python's 0o700 would part a user from the same one elevated
     monitor_needs = ("kernel", "create_file", "open", "open_directory", "at", "identity", "begin_monitor",
                      "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
@@ -2599,77 +2713,6 @@ platform: "Platform" = (Windows() if os.name == "nt" else
 
 # ------ 4. store ------
 
-PLAIN = "abcdefghijklmnopqrstuvwxyz0123456789._-"
-RESERVED = frozenset(["con", "prn", "aux", "nul"] + [port + digit for port in ("com", "lpt") for digit in "0123456789"])
-NAME_BYTES = 255
-
-
-def is_plain(name: str) -> bool:
-    """Tell whether a job id is itself the name of its directory."""
-    return (not name.strip(PLAIN) and name[0] not in ".-" and name[-1] != "."
-            and name.partition(".")[0] not in RESERVED and len(name) <= NAME_BYTES)
-
-
-def escape_id(job_id: str) -> str:
-    """Turn a job id into its directory's name: two ids give two names on every file system.
-
-    a-z 0-9 . _ - stand for themselves, a capital is "+" and its small letter (some file systems ignore
-    case), and every other byte of the UTF-8 text is %xx; so are a leading "." or "-", a trailing "."
-    (Windows drops it) and the first letter of a name that Windows reserves.
-    Raises SchemaError for what cannot be an id.
-    """
-    if not isinstance(job_id, str) or not job_id:
-        raise SchemaError("a job id must be a text of at least one character, not %r" % (job_id,))
-    if is_plain(job_id):
-        return job_id
-    if "\0" in job_id:
-        raise SchemaError("the job id %r holds a NUL character, which no environment variable can" % (job_id,))
-    try:
-        # surrogateescape: an id from the command line may hold bytes that are no UTF-8
-        raw = job_id.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise SchemaError("the job id %r holds a lone surrogate, which no file name can" % (job_id,)) from None
-    if raw.decode("utf-8", "surrogateescape") != job_id:
-        raise SchemaError("the job id %r holds escaped bytes that are plain UTF-8; say them as text" % (job_id,))
-    names = []
-    for code in raw:
-        char = chr(code)
-        names.append(char if char in PLAIN else "+" + char.lower() if "A" <= char <= "Z" else "%%%02x" % code)
-    if raw[0] in b".-" or "".join(names).partition(".")[0] in RESERVED:
-        names[0] = "%%%02x" % raw[0]
-    if len(names) > 1 and names[-1] == ".":
-        names[-1] = "%2e"
-    name = "".join(names)
-    if len(name) > NAME_BYTES:
-        raise SchemaError("the job id is too long: %d bytes as a file name, %d at most: %.40r..."
-                          % (len(name), NAME_BYTES, job_id))
-    return name
-
-
-def unescape_id(name: str) -> "Optional[str]":
-    """Turn a directory's name back into the job id; None if we would not have made that name."""
-    if is_plain(name):
-        return name
-    raw, rest = bytearray(), name
-    try:
-        while rest:
-            size = {"+": 2, "%": 3}.get(rest[0], 1)
-            part, rest = rest[:size], rest[size:]
-            raw.append(int(part[1:], 16) if size == 3 else ord(part[-1:].upper() if size == 2 else part))
-        job_id = raw.decode("utf-8", "surrogateescape")
-        return job_id if escape_id(job_id) == name else None
-    except (ValueError, TypeError):
-        return None
-
-
-def is_name(text: str) -> bool:
-    """Tell whether there can be a job, a queue or a user of this name."""
-    try:
-        return bool(escape_id(text))
-    except SchemaError:
-        return False
-
-
 def read_journal(path: str) -> "Optional[bytes]":
     """Return a journal's bytes; None if there is none. Of one that is too long, its middle is one damaged line."""
     try:
@@ -2694,39 +2737,40 @@ def read_journal(path: str) -> "Optional[bytes]":
         os.close(fd)
 
 
+def read_entry(line: str) -> "Any":
+    """Return the object in a line of a journal; None if there is none, so that the line is damaged."""
+    try:
+        entry = read_json(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
 def fold(journal: bytes, running: bool = False) -> "Dict[str, Any]":
     """Merge a journal's lines into one state (rule 2); lines that are not ours are counted as "damaged".
 
     Of what is `running`, the facts of the end (rule 6) count only together with the end status.
     """
     journal = journal[:journal.rfind(b"\n")]  # what follows the last newline is torn
-    damaged = 0
-    try:
-        text = journal.decode("ascii")
-    except UnicodeDecodeError:  # nodejobs escapes what is not ASCII
-        text, damaged = journal.decode("utf-8", "replace"), 1
+    text = journal.decode("ascii", "backslashreplace")  # we escape what is not ASCII; so such a line is damaged
     try:
         # One call for all lines: twice as fast as each alone. The newline stays, as it is an error within a text.
         entries = read_json("[" + text.replace("\n", ",\n") + "]")
     except ValueError:
         entries = []
     if len(entries) != text.count("\n") + 1:
-        entries = []
-        for line in text.split("\n"):
-            try:
-                entries.append(read_json(line))
-            except ValueError:
-                damaged += bool(line.strip())
+        entries = [read_entry(line) for line in text.split("\n") if line.strip()]
+
     state: "Dict[str, Any]" = {}
     facts: "Dict[str, Any]" = {}
-    if entries and (not isinstance(entries[0], dict) or entries[0].get("status") not in (
-            QUEUED, STARTING)):
-        damaged += 1
+    damaged = 0
     for entry in entries:
         if not isinstance(entry, dict):
             damaged += 1
             continue
         status = entry.get("status")
+        if not state and status not in (QUEUED, STARTING):
+            damaged += 1
         if status == FAILED_START and "last_pid" in state and "outcome" not in (facts or state):
             continue  # rule 4: a launcher gave up too late, the monitor had come first
         if status in ENDED:
@@ -3259,43 +3303,6 @@ class Spool:
 
 WAITING, DEPENDENT, STARTED = "waiting", "dependent", "started"
 
-# What a record's type does not say of a value that a journal may hold: what is otherwise is damage.
-PIDS, NUMBERS = (2, (1 << 31) - 1), (0, 1e20)  # a signal to pid 0 or 1 is one to a group, or to the system
-LIMITS = (("exit_code", (0, platform.most_exit_code)), ("last_pid", PIDS), ("monitor_pid", PIDS),
-          ("started_clock", NUMBERS), ("duration", NUMBERS), ("max_rss_kb", NUMBERS), ("timeout", NUMBERS),
-          ("max_log", (LEAST_LOG, float("inf"))))
-DERIVED = ("monitored", "suspended", "position", "waits_for", "fresh", "ended_pids", "foreign")  # never from a journal
-
-
-def are_words(command: "Union[str, List[Any]]") -> bool:
-    """Tell whether this is a shell line, or words, of which the first is not empty."""
-    try:
-        return isinstance(command, str) or bool("".join(command))
-    except TypeError:
-        return False
-
-
-def are_runs(value: "List[Any]") -> bool:
-    """Tell whether these are [id, run, cookie] of runs, of one at least."""
-    return value != [] and all(
-        isinstance(entry, list) and len(entry) == 3 and is_name(entry[0]) and type(entry[1]) is int
-        and 0 < entry[1] < 1 << 31 and isinstance(entry[2], (str, type(None))) for entry in value)
-
-
-def are_processes(value: "List[Any]") -> bool:
-    """Tell whether these are [pid, start time] of processes."""
-    return all(isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int and PIDS[0] <= entry[0] <= PIDS[1]
-               and type(entry[1]) in (int, type(None)) for entry in value)
-
-
-def is_shallow(value: "Any", depth: int = 50) -> bool:
-    """Tell whether what a later version, or nobody, has noted can be written as JSON again, which recurs."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth > 0 and all(is_shallow(part, depth - 1) for part in inner)
-
-
-SHAPES = (("command", are_words), ("after", are_runs), ("after_ok", are_runs), ("left_behind", are_processes),
-          ("queue", is_name))
 QUEUE_SHAPES: "Any" = (("slots", lambda slots: type(slots) is int and 0 < slots < 1 << 31),
                         ("paused", lambda paused: type(paused) is bool),
                         ("paused_by", lambda name: isinstance(name, (str, type(None)))))
@@ -3328,13 +3335,61 @@ class Watched:
         self.journal = -1
 
 
+class Signs:
+    """What shows whether a run whose journal tells no end is active."""
+
+    starting = False   # somebody holds the job's lock, and has said that he starts it
+    monitored: "Optional[bool]" = None  # whether its monitor holds the run's lock; None: we may not ask
+    why = ""           # why we may not
+    lives = False      # its command's process, or, if we may not ask for the lock, its monitor's, is there
+    same_boot = False  # its pids mean something here
+    active = False     # somebody may write to its journal yet
+
+
+def verdict(state: "Dict[str, Any]", seen: Signs) -> "Tuple[Optional[str], Optional[str]]":
+    """Decide the status of a run whose journal tells no end, and say what is wrong: here a job is called lost."""
+    status = state.get("status")
+    if status == QUEUED or seen.starting:
+        return status, None
+    if seen.monitored:  # a full disk may have kept the monitor from writing that it runs
+        return STOPPING if status == STOPPING else RUNNING, None
+    if state.get("outcome") in ENDED:
+        return state["outcome"], None  # rule 6: the machine went down between the two lines
+    if seen.lives:
+        return STOPPING if status == STOPPING else RUNNING, None
+    if seen.monitored is None or status is None and "status" in state:
+        return None, seen.why or None  # who may not read cannot know
+
+    if status == STARTING and "last_pid" not in state:  # rule 4
+        if "queued_at" in state:
+            return QUEUED, None  # who was about to start it was killed
+        if seen.same_boot:
+            return FAILED_START, "nodejobs was killed while it started the job; the command never ran"
+        return LOST, ("nobody can know whether it ran: the machine went down, and what was written of it last may be "
+                      "gone")
+    return LOST, "how it ended is unknown: its monitor was killed, the machine went down or the disk is full"
+
+
+def contradicts_itself(state: "Dict[str, Any]") -> bool:
+    """Tell whether the facts of an end (rule 6) do not go together, or not with the status."""
+    status, outcome = state.get("status"), state.get("outcome")
+    if outcome is None:
+        return status in (FINISHED, FAILED)
+    if outcome not in ENDED or status in ENDED and status != outcome:
+        return True
+    if outcome == FINISHED and state.get("exit_code") != 0:
+        return True
+    return state.get("exit_code") is not None and state.get("signal") is not None
+
+
 class Store:
     """Directories <-> records. It starts and signals nothing."""
 
     def __init__(self, path: str, record_class: "Type[JobRecord]" = JobRecord, in_home: bool = False) -> None:
         self.path, self.record_class, self.in_home = full_path(path), record_class, in_home
-        self.kinds = {(key, kind) for key, field in record_class.fields.items() if key not in DERIVED
-                      for kind in (*field.kinds, type(None))}
+        fields = [(key, field) for key, field in record_class.fields.items() if not field.derived]
+        self.kinds = {(key, kind) for key, field in fields for kind in (*field.kinds, type(None))}
+        self.fits = [(key, field.fits) for key, field in fields if field.fits is not None]
         self.blank = record_class.defaults()
 
     def make(self) -> None:
@@ -3478,114 +3533,73 @@ class Store:
     def state(self, logdir: str, running: bool = False) -> "Optional[Dict[str, Any]]":
         """Return what a run's journal says (see fold); None if it says nothing yet, so that nothing was started."""
         path = logdir + SEP + JOURNAL
-        state: "Dict[str, Any]"
         try:
             journal = read_journal(path)
         except OSError as error:
             if error.errno in TOO_FEW:
                 raise
-            state = {"error": "its journal cannot be read: %s" % error.strerror}
+            why = "its journal cannot be read: %s" % error.strerror
             if error.errno not in NOT_OURS:
-                state["status"] = None
-            elif not is_our_lock(logdir):
-                return None
-            return state
+                return {"status": None, "error": why}
+            return {"error": why} if is_our_lock(logdir) else None
+
         if not journal or b"\n" not in journal:
             if not is_our_lock(logdir) and (journal is None or os.path.isfile(path)):
                 return None
             journal = b"\n"  # a monitor was here; what it wrote is gone
         state = fold(journal, running)
-        wrong: "List[str]" = []
-        if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
-            fields = self.record_class.fields
-            wrong = [key for key, value in state.items()
-                     if key in DERIVED or not (fields[key].accepts if key in fields else is_shallow)(value)]
-        for key in wrong:
-            del state[key]
-        odd = [key for key, (least, most) in LIMITS
-               if key in state if state[key] is not None and not least <= state[key] <= most]
-        odd += [key for key, fits in SHAPES if key in state if state[key] is not None and not fits(state[key])]
-        if state.get("status", STARTING) not in STATUSES:
-            odd.append("status")
-        # What a process must carry to be the run's. An empty one would make every process its own.
-        if "cookie" in state and (len(state["cookie"] or "") != 32 or state["cookie"].strip("0123456789abcdef")):
-            odd.append("cookie")
-        for key in odd:
-            del state[key]
-        wrong += odd
-        if "last_pid" in wrong:
-            state["last_pid"] = None  # there was one, so it does not count as a run without a pid (rule 4)
-        state.update({key: [] for key in wrong if key in ("after", "after_ok")})  # see Jobs._never
-        status = state.get("status")
-        if ("outcome" in state and (state["outcome"] not in ENDED or status in ENDED and status != state["outcome"])
-                or status in (FINISHED, FAILED) and "outcome" not in state
-                or status == FINISHED and state.get("exit_code") != 0):
-            wrong.append("outcome")
+        wrong = self.take_out_damage(state)
+
+        damage = ""
         if (state.get("format") or 1) > FORMAT:
             damage = "was written by a newer nodejobs (format %d); use that one" % state["format"]
-        elif wrong or state.pop("damaged", 0) or "status" not in state or "command" not in state:
-            damage = "is damaged; see %s" % path
-        else:
-            return state
-        state["error"] = "%sits journal %s" % (state["error"] + "; " if state.get("error") else "", damage)
+        elif state.pop("damaged", 0) or wrong or "status" not in state or "command" not in state:
+            damage = "is damaged; see " + path
+        if damage:
+            before = state["error"] + "; " if state.get("error") else ""
+            state["error"] = "%sits journal %s" % (before, damage)
         return state
+
+    def take_out_damage(self, state: "Dict[str, Any]") -> bool:
+        """Take out of a state what no journal of ours says; tell whether anything was wrong."""
+        wrong = [key for key, fits in self.fits if state.get(key) is not None
+                 and (key, type(state[key])) in self.kinds and not fits(state[key])]
+        if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
+            fields = self.record_class.fields
+            wrong += [key for key, value in state.items() if key not in fields and not is_shallow(value)
+                      or key in fields and (fields[key].derived or not fields[key].accepts(value))]
+        if state.get("status", STARTING) not in STATUSES:
+            wrong.append("status")
+        for key in wrong:
+            state.pop(key, None)
+
+        if "last_pid" in wrong:
+            state["last_pid"] = None  # there was one, so it does not count as a run without a pid (rule 4)
+        for key in "after", "after_ok":
+            if key in wrong:
+                state[key] = []  # it may never be started: nobody knows what it was to wait for
+        return bool(wrong) or contradicts_itself(state)
 
     def resolve(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Optional[Dict[str, Any]]":
         """Find out about a run whose journal tells no end: is it active, or has it been left without one?"""
-        job_lock, lives, unseen = os.path.dirname(logdir) + SEP + LOCK, False, None
-        while state.get("status") != QUEUED:
-            # In this order: the job's lock is dropped after the run's is taken and the start's outcome is
-            # written, the run's lock after the end is. So if the journal has not changed after both were
-            # seen free, nobody is left who could write to it.
-            starting, monitored = False, None
-            try:
-                starting = not holding and state.get("status") == STARTING and platform.is_job_locked(job_lock)
-                monitored = platform.is_monitored(logdir + SEP + LOCK)
-            except OSError as error:
-                if error.errno in TOO_FEW:
-                    raise
-                unseen = "whether it runs cannot be known: its lock cannot be read: %s" % error.strerror
-                if error.errno in NOT_OURS:
-                    monitored = False
-            # Locks are the owner's. Others go by the processes, the monitor's too: it may be about to write the end.
-            lives = not monitored and (self.is_alive(state) or monitored is None and (
-                state.get("boot_id") == platform.boot_id()
-                and platform.start_time(state.get("monitor_pid") or 0) == state.get("monitor_start", -1)))
-            again = self.state(logdir, bool(monitored or starting or monitored is None and lives))
-            if again is None or again.get("status") in ENDED:
-                return again
-            if again == state:
-                break
+        seen = self.look_at(state, logdir, holding)
+        again = self.state(logdir, seen.active)
+        # If the journal has not changed after the locks were seen free, nobody is left who could write to it: the
+        # job's lock is dropped after the run's is taken and the start's outcome is written, the run's after the end is.
+        while again != state and again is not None and again.get("status") not in ENDED:
             state = again
-        status = state.get("status")
+            seen = self.look_at(state, logdir, holding)
+            again = self.state(logdir, seen.active)
+        if again is None or again.get("status") in ENDED:
+            return again
+
+        status, error = verdict(state, seen)
+        if error is not None:
+            state.setdefault("error", error)
+        state["status"] = status
         if status == QUEUED:
             return state
-        if monitored or starting:
-            if not starting and status not in (RUNNING, STOPPING):
-                status = RUNNING  # a full disk kept the monitor from writing it
-        elif state.get("outcome") in ENDED:
-            status = state["outcome"]  # rule 6: the machine went down between the two lines
-        elif "last_pid" not in state and status == STARTING and monitored is not None:  # rule 4
-            if "queued_at" in state:  # who was about to start it was killed
-                state["status"] = QUEUED
-                return state
-            if state.get("boot_id") == platform.boot_id():
-                status = FAILED_START
-                state.setdefault("error", "nodejobs was killed while it started the job; the command never ran")
-            else:
-                status = LOST
-                state.setdefault("error", "nobody can know whether it ran: the machine went down, and what was written "
-                                          "of it last may be gone")
-        elif lives:
-            status = STOPPING if status == STOPPING else RUNNING
-        elif monitored is None or status is None and "status" in state:
-            status = None  # who may not read cannot know
-            state.setdefault("error", unseen)
-        else:
-            status = LOST
-            state.setdefault("error", "how it ended is unknown: its monitor was killed, the machine went down or "
-                                      "the disk is full")
-        state.update(status=status, monitored=monitored if status in ACTIVE else None)
+        state["monitored"] = seen.monitored if status in ACTIVE else None
         if status in ACTIVE and state.get("boot_id") == platform.boot_id():
             if state.get("started_clock") is not None:
                 took = time.monotonic() - state["started_clock"]
@@ -3593,9 +3607,33 @@ class Store:
             if state.get("last_pid"):
                 state["suspended"] = platform.is_suspended(state["last_pid"])
         if state.get("max_log") and "dropped_bytes" not in state:
-            state["dropped_bytes"] = sum([offset for name in (STDOUT_LOG, STDERR_LOG)
-                                          for offset, _ in older_logs(logdir + SEP + name)[:1]])
+            oldest = [older_logs(logdir + SEP + name)[:1] for name in (STDOUT_LOG, STDERR_LOG)]
+            state["dropped_bytes"] = sum([offset for logs in oldest for offset, _ in logs])
         return state
+
+    def look_at(self, state: "Dict[str, Any]", logdir: str, holding: bool) -> "Signs":
+        """See which signs of life there are of a run whose journal tells no end; `holding`: the job's lock is ours."""
+        seen = Signs()
+        if state.get("status") == QUEUED:
+            return seen
+        seen.same_boot = state.get("boot_id") == platform.boot_id()
+        try:
+            # In this order (see resolve).
+            seen.starting = (not holding and state.get("status") == STARTING
+                             and platform.is_job_locked(os.path.dirname(logdir) + SEP + LOCK))
+            seen.monitored = platform.is_monitored(logdir + SEP + LOCK)
+        except OSError as error:
+            if error.errno in TOO_FEW:
+                raise
+            # Locks are the owner's. Others go by the processes, the monitor's too: it may be about to write the end.
+            seen.why = "whether it runs cannot be known: its lock cannot be read: %s" % error.strerror
+            seen.monitored = False if error.errno in NOT_OURS else None
+            seen.lives = seen.monitored is None and seen.same_boot and (
+                platform.start_time(state.get("monitor_pid") or 0) == state.get("monitor_start", -1))
+        if not seen.monitored:
+            seen.lives = seen.lives or self.is_alive(state)
+        seen.active = bool(seen.monitored or seen.starting or seen.monitored is None and seen.lives)
+        return seen
 
     def is_alive(self, state: "Dict[str, Any]") -> bool:
         """Tell whether the command's own process lives: pid, start time, boot and cookie must agree (rule 7)."""
