@@ -29,8 +29,9 @@ Command line:
     python3 nodejobs.py wait sync build
     python3 nodejobs.py stop sync
     python3 nodejobs.py history sync
-    python3 nodejobs.py --on web1,web2 list           # there, through ssh; any verb, nothing to install
     python3 nodejobs.py VERB --help
+
+On other machines, as a live table, completed by the shell: on_hosts.py, top.py and more in examples/.
 
 On disk:
     DB/                        $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, or ~/.local/state/nodejobs; only its owner
@@ -6401,146 +6402,10 @@ def verb_prune(jobs: Jobs, options: "Any") -> int:
     return 0
 
 
-# Goes ahead of this file into the Python of another machine: the words, exactly, as no shell there sees them; and
-# a lookout that makes a lost connection what Ctrl-C is, so that nobody is left there waiting for a job.
-# The directory there is no place to import from: see the head of this file, which goes on from the same path.
-AHEAD = ("import sys;_path=sys.path.pop(0);import os,select,_thread;sys.path.insert(0,_path);"
-         "sys.argv[1:]=map(os.fsdecode,%r);_out=select.poll();_out.register(1,0);"
-         "_thread.start_new_thread(lambda:_out.poll()and os.kill(os.getpid(),2),())\n")
-LONGEST_LINE = 1 << 20  # bytes; what is longer is cut, to keep the lines of several hosts apart in bounded memory
-
-
-def hosts_of(text: str) -> "List[str]":
-    """Read the hosts of --on; a comma, be it the last character, makes a list, which ends in "" here.
-
-    What ssh could take for an option, or a shell for more than a word, is no host.
-    """
-    hosts = list(dict.fromkeys((text[:-1] if text[-1:] == "," else text).split(",")))
-    for host in hosts:
-        if ({host[:1], host.rpartition("@")[2][:1]} & {"", "-"} or not host.isprintable()
-                or set(host) & set(" '`\"$\\;&<>|(){}")):
-            raise SchemaError("%.60r is no host; say web1, or me@web1,web2, as ssh takes them" % host)
-    return hosts + [""] * ("," in text)
-
-
-def harmless(line: bytes, encoding: str) -> bytes:
-    """Escape what would do more on a terminal than be read: one host must not rewrite what another has said."""
-    text = line[:-1 if line[-1:] == b"\r" else None].decode("utf-8", "backslashreplace")
-    return "\t".join(map(printable, text.split("\t"))).encode(encoding, "backslashreplace")
-
-
-def on_hosts(hosts: "List[str]", words: "List[str]", as_json: bool) -> int:
-    """Do what the words say on other machines, all at once, through ssh; return the largest exit code."""
-    import select
-    import subprocess
-    if not hasattr(select, "poll"):
-        raise NodejobsError("--on needs poll(2), which this system lacks; call ssh yourself, as in "
-                            "ssh HOST python3 - list < nodejobs.py")
-    try:
-        source = globals()["__loader__"].get_source(__name__)
-    except (AttributeError, ImportError, KeyError, OSError):
-        source = None
-    if not source:
-        raise NodejobsError("--on sends this very file, and finds none (was it read from standard input?); save it, "
-                            "and say python3 nodejobs.py --on ...")
-    ssh = (os.environ.get("NODEJOBS_SSH", "").split() or ["ssh"]) + ["-T"]
-    several, columns = not hosts[-1], terminal_width()
-    if several:
-        hosts = hosts[:-1]
-        ssh.append("-oBatchMode=yes")  # nobody could tell which of them asks for a password
-    script = AHEAD % [to_bytes("an argument", word) for word in words] + source
-    if columns < 1000000 and "run" not in words[:2]:  # a command there has no use for our width
-        columns -= max(map(len, hosts)) + 2 if several else 0
-        script = "import os;os.environ['COLUMNS']='%d'\n" % max(columns, 1) + script
-    poll, worst = select.poll(), 0
-    answers: "Dict[str, List[bytes]]" = {host: [] for host in hosts}
-    running: "Dict[str, Any]" = {}
-    pipes: "Dict[int, List[Any]]" = {}  # descriptor: [host, file, bytes that wait]
-    sys.stdout.flush()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us ends the ssh's as well
-    try:
-        for host in hosts:
-            pipe = subprocess.PIPE if several else None
-            try:
-                process = subprocess.Popen(ssh + [host, os.environ.get("NODEJOBS_PYTHON") or "python3", "-"],
-                                           stdin=subprocess.PIPE, stdout=pipe, stderr=pipe)
-            except OSError as error:
-                complain("%s: cannot start %s: %s; %s" % (host, ssh[0], error.strerror, "name fewer hosts at once" if
-                         error.errno in TOO_FEW else "name your ssh in $NODEJOBS_SSH"))
-                worst = EXIT_ERROR
-                continue
-            running[host] = process
-            for file in filter(None, (process.stdin, process.stdout, process.stderr)):
-                os.set_blocking(file.fileno(), False)
-                poll.register(file, select.POLLOUT if file is process.stdin else select.POLLIN)
-                pipes[file.fileno()] = [host, file, script.encode() if file is process.stdin else b""]
-        unsent = set()
-        while pipes:
-            ready = [fd for fd, _ in poll.poll(1000)]
-            # A master that ssh leaves behind (ControlPersist) may keep our pipe: then there is no end of file.
-            for fd in ready or [fd for fd in pipes if running[pipes[fd][0]].poll() is not None]:
-                host, file, rest = pipes[fd]
-                process, part = running[host], b""
-                try:
-                    if file is process.stdin:
-                        rest = part = rest[os.write(fd, rest):]
-                    elif ready:
-                        part = os.read(fd, 65536)
-                except OSError:  # it has ended without listening to the end
-                    unsent.add(host)
-                if file is process.stdout and as_json:
-                    answers[host].append(part)
-                elif file is not process.stdin:
-                    lines = (rest + part).split(b"\n")
-                    rest = lines.pop() if part and len(lines[-1]) < LONGEST_LINE or not lines[-1] else b""
-                    out = sys.stdout if file is process.stdout else sys.stderr
-                    if out.isatty():
-                        lines = [harmless(line, out.encoding) for line in lines]
-                    out.buffer.write(b"".join([os.fsencode(host) + b": " + line + b"\n" for line in lines]))
-                    out.flush()
-                pipes[fd][2] = rest
-                if not part:
-                    poll.unregister(fd)
-                    del pipes[fd]
-                    file.close()
-        for host, process in running.items():
-            code = process.wait()
-            if code == 255:
-                code = EXIT_ERROR
-                complain("%s: %s" % (host, "not reached; `%s %s true` has to work%s" % (
-                    " ".join(ssh), host, " without a question" if several else "") if host in unsent else
-                    "the connection was lost, or the exit code there is 255; what runs there goes on"))
-            worst = max(worst, code if code >= 0 else EXIT_SIGNAL - code)
-    except KeyboardInterrupt:
-        complain("interrupted; what was started on %s goes on" % ", ".join(hosts))
-        return EXIT_SIGNAL + int(signal.SIGINT)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
-    if several and as_json:
-        texts = []
-        for host in hosts:
-            text = b"".join(answers.pop(host)).decode("utf-8", "replace").strip()
-            try:
-                value = read_json(text or "null")
-                if not text.replace("\n", "").isprintable():  # JSON may hold what acts on a terminal; ours does not
-                    text = to_json(value)
-            except ValueError as error:
-                complain("%s: its answer is %s" % (host, error))
-                text, worst = "", max(worst, EXIT_ERROR)
-            texts.append("%s: %s" % (to_json(host), text or "null"))
-        say("{%s}" % ",\n ".join(texts))
-    return worst
-
-
 # An option is a flag, what it takes ("" for nothing), how that is read, the default, and its help. With a list
 # as default it may be given several times.
 DB = ("--db", "DIR", read_path, None, "where the jobs are kept; default $NODEJOBS_DB, or $XDG_STATE_HOME/nodejobs, "
                                 "or ~/.local/state/nodejobs (Windows: %LOCALAPPDATA%\\nodejobs)")
-ON = ("--on", "HOST,...", hosts_of, None, "do it there, through ssh, with nothing to install there; after a comma "
-                                 "(web1, or web1,web2) lines begin with the host, and JSON is an object by host")
 HELP = ("--help", "", None, False, "show this")
 VERSION = ("--version", "", None, False, "show the version")
 JSON = ("--json", "", None, False, "print JSON and nothing else")
@@ -6677,7 +6542,7 @@ def read_line(line: str) -> "Tuple[List[str], str, int]":
 def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]":
     """Return what may stand in place of the last word of a command line of ours, each with a word of help."""
     head, last = words[1:-1], words[-1]
-    known = {option[0]: option for option in (DB, ON, HELP, VERSION)}
+    known = {option[0]: option for option in (DB, HELP, VERSION)}
     found = {name: VERBS[name][1] for name in VERBS}
     verb = flag = takes = action = ""
     for word in head:
@@ -6707,8 +6572,6 @@ def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]"
         takes = QUEUE_ACTIONS.get(action) or "nothing"
     queues = takes == "NAME[:SLOTS]" or action and takes == "NAME"
     if queues or takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
-        if "--on" in head:
-            return {}  # they would have to be fetched at every tab
         store = Jobs(db_path or None).store
         names = store.queue_names() if queues else [job_id for job_id, _ in store.job_dirs()]
         return {name: "" for name in names if name and name.isprintable() and name[0] != "-"}
@@ -6753,12 +6616,12 @@ def option_help(options: "Sequence[Option]") -> str:
 def main_help() -> str:
     program = program_name()
     examples = ["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"]
-    return ("usage: %s [--db DIR] [--on HOST,...] VERB ...\n\n"
+    return ("usage: %s [--db DIR] VERB ...\n\n"
             "Run, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
             "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n126 or 127 the "
             "command could not be started; of `wait` and `run --wait`, the\njob's own\n\nexamples:\n%s" % (
                 program, entries((verb, VERBS[verb][1]) for verb in VERBS),
-                option_help([DB, ON, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
+                option_help([DB, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
 
 
 def verb_help(verb: str) -> str:
@@ -6796,8 +6659,7 @@ class Options:
                 raise SchemaError("--json goes after the verb, as in `list --json`")
             if flag not in flags:
                 meant = near(flag, flags)
-                raise SchemaError("there is no option %s%s" % (flag, ", it goes before the verb" if flag == ON[0] else
-                                                               ", did you mean %s?" % meant if meant else ""))
+                raise SchemaError("there is no option %s%s" % (flag, ", did you mean %s?" % meant if meant else ""))
             flag, takes, read, default, _ = flags[flag]
             if not takes and equals:
                 raise SchemaError("%s takes no value" % flag)
@@ -6815,7 +6677,7 @@ class Options:
 
 def dispatch(words: "List[str]") -> int:
     """Do what the command line says; return the exit code."""
-    top: "Any" = Options(words, [DB, ON, HELP, VERSION], intermixed=False)
+    top: "Any" = Options(words, [DB, HELP, VERSION], intermixed=False)
     if top.version:
         say("nodejobs " + __version__)
         return 0
@@ -6842,8 +6704,6 @@ def dispatch(words: "List[str]") -> int:
                               or takes and not options.words):
             raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", options.words and ", not %r" % (
                 " ".join(options.words)) or ""))
-        if top.on:
-            return on_hosts(top.on, ([] if top.db is None else ["--db=" + top.db]) + top.words, options.json)
         jobs = Jobs(options.db if options.db is not None else top.db)
         code: int = function(jobs, options)
     except UnknownJob as error:

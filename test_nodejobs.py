@@ -5327,14 +5327,14 @@ def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(cli):
                   ["list", "--foo"], ["list", "-n"], ["list", "-n", "9" * 5000], ["list", "-n", "x"], ["list", "--json=1"], ["wait"],
                   ["run", "--timeout", "soon", "true"], ["run", "--env", "X", "true"], ["list", "--status", "runing"],
                   ["stop", "a", "--signal", "NOPE"], ["status", ""], ["wait", "a", "--timeout", "-1"], ["--nope"],
-                  ["status", "a", "--run", "-1"], ["--db", "", "list"], ["--db", "list"], ["--on", "web1"], ["run", "--timeout", "0", "true"]):
+                  ["status", "a", "--run", "-1"], ["--db", "", "list"], ["--db", "list"], ["run", "--timeout", "0", "true"]):
         done = cli(*words)
         assert (done.returncode, done.stdout) == (2, ""), words
         assert words == [] or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
 
 
 def test_a_verb_that_an_option_has_taken_is_told_as_missing(cli):
-    for words in (["--db", "list"], ["--on", "list"], ["--"]):
+    for words in (["--db", "list"], ["--"]):
         done = cli(*words)
         assert done.returncode == 2 and "the verb is missing after %s; there are run, " % " ".join(words) in done.stderr
 
@@ -5665,9 +5665,10 @@ def test_no_row_is_wider_than_the_terminal_and_no_cell_pushes_another_out(cli, j
     jobs.run("kill -9 $$", "killed", startsecs=60)
     os.kill(jobs.get_status("needed-0").last_pid, signal.SIGSTOP)
     env = {"COLUMNS": str(width), "PYTHONIOENCODING": "utf-8"}
-    watcher = screen("list", "--watch", columns=width)
-    watcher.until("\\[J")
-    for rows in (cli("list", env=env).stdout.splitlines(), watcher.picture()[1:16]):
+    shown = screen("list", columns=width, PYTHONIOENCODING="utf-8")
+    shown.end()
+    coloured = re.sub("\x1b\\[[0-9;]*m", "", shown.output).splitlines()
+    for rows in (cli("list", env=env).stdout.splitlines(), coloured):
         cells = columns_of(rows, width)
         assert len(cells) == 15 and len(cells[0]) == titles and cells[0][:4] == ["ID", "STATUS", "EXIT", "TIME"]
         shown = {row[0][:8]: row for row in cells}
@@ -5746,8 +5747,8 @@ def test_the_command_line_learns_exit_codes_though_its_caller_ignores_the_end_of
     make_script(tmp_path / "ssh", "#!/bin/sh\nexit 255\n", 0o755)
     ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
     env = dict(os.environ, NODEJOBS_SSH=str(tmp_path / "ssh"), NODEJOBS_DB=str(store))
-    for words, code in ((["--on", "web1", "list"], 125), (["run", "--wait", "-c", "exit 7"], 7)):
-        words = [PYTHON, "-c", ignore, PYTHON, str(FILE), *words]
+    for words, code in (([*ON_HOSTS, "web1", "list"], 125), ([PYTHON, str(FILE), "run", "--wait", "-c", "exit 7"], 7)):
+        words = [PYTHON, "-c", ignore, *words]
         assert subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE).returncode == code
 
 
@@ -6104,7 +6105,6 @@ def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     assert words("nodejobs list --status ") == list(nodejobs.ACTIVE + nodejobs.ENDED)
     assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
     assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
-    assert words("nodejobs --on web1 wait ") == [] and words("nodejobs --on web1 list --sta") == ["--status"]
     jobs.resume("q \u00e4", 1)
     jobs.resume("-hidden", 1)
     assert words("nodejobs queue ") == list(nodejobs.QUEUE_ACTIONS) and "--json" in words("nodejobs queue -")
@@ -6112,7 +6112,6 @@ def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
     assert words("nodejobs queue first ") == words("nodejobs run --after ") == ["a b"]
     assert words("nodejobs run --after-ok=") == ["--after-ok=a b"]
     assert words("nodejobs queue list ") == words("nodejobs queue pause x ") == words("nodejobs run --env ") == []
-    assert words("nodejobs --on web1 queue pause ") == []
     assert words("nodejobs sta", "fish") == ["status\tshow everything about a job"]
     assert words("nodejobs logs 'a", "bash") == ["a b"] and words("nodejobs logs a", "bash") == ["a\\ b"]
     assert cli("completion", "tcsh").returncode == 2 and "only for bash, zsh, fish" in cli("completion", "tcsh").stderr
@@ -6321,11 +6320,22 @@ def fleet(tmp_path):
         fleet.close()
 
 
+ON_HOSTS = [PYTHON, str(HERE / "examples" / "on_hosts.py")]
+
+
+def run_on(env, *words, **options):
+    """Run examples/on_hosts.py; return the completed process, its output as text."""
+    ours = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    options.setdefault("timeout", 60)
+    return subprocess.run(ON_HOSTS + list(map(str, words)), env=dict(ours, **env), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **options)
+
+
 @pytest.fixture
-def on(cli, fleet):
-    """Run the command line with --on; its output is text."""
-    return lambda hosts, *words, **options: cli("--on", hosts, *words, env=dict(fleet.env, **options.pop("env", {})),
-                                                **options)
+def on(fleet, tmp_path):
+    """Run a verb on other machines; its output is text."""
+    return lambda hosts, *words, **options: run_on(dict(fleet.env, **options.pop("env", {})), hosts, *words,
+                                                   **dict({"cwd": str(tmp_path)}, **options))
 
 
 NASTY = ["a b", "$HOME", "*", "'", '"', "\\", "\\'", "", "\n", "é", os.fsdecode(b"\xff"), "-x", "--", "!!", "`id`", "~",
@@ -6347,7 +6357,7 @@ def test_every_word_arrives_on_the_other_machine_as_it_is(on, fleet, locale):
 
 
 @needs_sshd
-def test_every_verb_works_on_another_machine_and_nothing_is_installed_there(on, cli, fleet, jobs):
+def test_every_verb_works_on_another_machine_and_nothing_is_installed_there(on, fleet, jobs):
     done = on("web1", "run", "--id", "a", "--startsecs", "60", "--json", "-c", "echo out; echo err >&2; exit 4")
     record = json.loads(done.stdout)
     assert (done.returncode, record["status"], record["exit_code"]) == (0, "failed", 4)
@@ -6370,10 +6380,10 @@ def test_every_verb_works_on_another_machine_and_nothing_is_installed_there(on, 
 
 
 @needs_sshd
-def test_the_bytes_of_one_host_pass_through_untouched(cli, fleet, store):
+def test_the_bytes_of_one_host_pass_through_untouched(fleet):
     content = bytes(range(256)) * 1000 + b"no newline"
     (fleet.home("web1") / "content").write_bytes(content)
-    words = [PYTHON, str(FILE), "--on", "web1"]
+    words = [*ON_HOSTS, "web1"]
     env = dict(os.environ, **fleet.env)
     subprocess.check_call(words + ["run", "--id", "a", "-c", "cat ~/content; cat ~/content >&2", "--wait"], env=env)
     done = subprocess.run(words + ["logs", "a"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -6386,7 +6396,7 @@ def test_lines_of_several_hosts_have_their_name_and_are_never_mixed(on, fleet):
               "    for part in ('line ', '%d ' % n, 'x' * (n % 99) + '\\n'): os.write(1 + n % 2, part.encode())\n"
               "os.write(1, b'\\xff no newline')\n")
     assert on("web1,web2", "run", "--id", "a", "--wait", "--", "python3", "-c", script).returncode == 0
-    done = subprocess.run([PYTHON, str(FILE), "--on", "web2,web1,web2", "logs", "a"], env=dict(os.environ, **fleet.env),
+    done = subprocess.run([*ON_HOSTS, "web2,web1,web2", "logs", "a"], env=dict(os.environ, **fleet.env),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
     expected = [("line %d %s" % (n, "x" * (n % 99))).encode() for n in range(3000)]
     assert done.returncode == 0
@@ -6413,14 +6423,14 @@ def test_several_hosts_work_at_the_same_time_and_the_largest_exit_code_counts(on
 def test_a_host_that_cannot_be_reached_is_told_and_the_others_do_their_part(on, fleet):
     done = on("dead", "list")
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr.splitlines()[-1] == "nodejobs: dead: not reached; `ssh -F %s -T dead true` has to work" % fleet.config
+    assert done.stderr.splitlines()[-1] == "on_hosts: dead: not reached; `ssh -F %s -T dead true` has to work" % fleet.config
     done = on("web1,dead,web2", "run", "--id", "a", "--wait", "--", "echo", "hi")
     assert done.returncode == 125
     assert sorted(line.partition(" (")[0] for line in done.stdout.splitlines()) == ["web1: a: finished", "web2: a: finished"]
-    assert "dead: ssh: connect to host" in done.stderr and "nodejobs: dead: not reached; `ssh" in done.stderr
+    assert "dead: ssh: connect to host" in done.stderr and "on_hosts: dead: not reached; `ssh" in done.stderr
     done = on("web1,dead", "wait", "a", env={"NODEJOBS_SSH": "/no/such/ssh"})
     assert done.returncode == 125 and done.stdout == ""
-    assert done.stderr.splitlines() == ["nodejobs: %s: cannot start /no/such/ssh: No such file or directory; name your "
+    assert done.stderr.splitlines() == ["on_hosts: %s: cannot start /no/such/ssh: No such file or directory; name your "
                                         "ssh in $NODEJOBS_SSH" % host for host in ("web1", "dead")]
     assert on("web1", "list", env={"NODEJOBS_PYTHON": "/no/such/python3"}).returncode == 127
 
@@ -6429,19 +6439,19 @@ def test_a_host_that_cannot_be_reached_is_told_and_the_others_do_their_part(on, 
 def test_more_hosts_than_descriptors_are_told_one_by_one(fleet):
     hosts = ["web1"] + ["dead-%d" % number for number in range(40)]
     fleet.config.write_text("Host dead-*\n    ProxyCommand false\n" + fleet.config.read_text())
-    done = subprocess.run(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", PYTHON, str(FILE), "--on", ",".join(hosts), "list"],
+    done = subprocess.run(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *ON_HOSTS, ",".join(hosts), "list"],
                           env=dict(os.environ, **fleet.env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True, timeout=60)
     assert (done.returncode, done.stdout) == (125, "")
-    assert "\nnodejobs: dead-39: cannot start ssh: Too many open files; name fewer hosts at once\n" in done.stderr
-    assert "\nnodejobs: dead-0: not reached; " in done.stderr and "web1: nodejobs: no jobs in " in done.stderr
+    assert "\non_hosts: dead-39: cannot start ssh: Too many open files; name fewer hosts at once\n" in done.stderr
+    assert "\non_hosts: dead-0: not reached; " in done.stderr and "web1: nodejobs: no jobs in " in done.stderr
 
 
 @needs_sshd
 def test_ssh_and_a_command_share_the_code_255_and_that_is_said(on):
     done = on("web1", "run", "--id", "a", "--wait", "-c", "exit 255")
     assert done.returncode == 125
-    assert done.stderr == ("nodejobs: web1: the connection was lost, or the exit code there is 255; what runs there "
+    assert done.stderr == ("on_hosts: web1: the connection was lost, or the exit code there is 255; what runs there "
                            "goes on\n")
     assert json.loads(on("web1", "status", "a", "--json").stdout)["exit_code"] == 255
 
@@ -6460,73 +6470,60 @@ def test_json_of_several_hosts_is_an_object_by_host(on, fleet):
     make_script(fleet.home("web2") / "bin" / "python3", "#!/bin/sh\necho hello\n", 0o755)
     done = on("web1,web2", "list", "--json")
     assert done.returncode == 125 and json.loads(done.stdout)["web2"] is None
-    assert done.stderr == "nodejobs: web2: its answer is no JSON: 'hello'\n"
+    assert done.stderr == "on_hosts: web2: its answer is no JSON: 'hello'\n"
     assert list(json.loads(on("web1,", "list", "--json").stdout)) == ["web1"], "a list of one is a list"
     assert on("web1,", "wait", "a").stdout.startswith("web1: a: finished")
 
 
 @needs_sshd
-def test_the_store_is_the_default_one_there_or_the_one_that_is_named(cli, on, fleet, store):
+def test_the_store_is_the_default_one_there_or_the_one_that_is_named(on, fleet, store):
     assert on("web1", "run", "--id", "a", "--wait", "--", "true").returncode == 0
     assert list(fleet.jobs("web1").list_status()) == ["a"] and not store.exists()
-    for words in (["--db", "%s/my db" % fleet.home("web1"), "--on", "web1", "run", "--id", "b"],
-                  ["--on", "web1", "run", "--db=%s/my db" % fleet.home("web1"), "--id", "c"]):
-        assert cli(*words, "--wait", "--", "true", env=fleet.env).returncode == 0
+    for words in (["--db", "%s/my db" % fleet.home("web1"), "run", "--id", "b"],
+                  ["run", "--db=%s/my db" % fleet.home("web1"), "--id", "c"]):
+        assert on("web1", *words, "--wait", "--", "true").returncode == 0
     assert list(Jobs(fleet.home("web1") / "my db").list_status()) == ["b", "c"]
     assert list(fleet.jobs("web1").list_status()) == ["a"]
 
 
-@pytest.mark.parametrize("hosts", ["", ",", "web1,,", ",web1", "-oProxyCommand=id", "web1,-v", "me@-v", "a b", "a;b", "$(id)", "a\nb", "@"])
-def test_what_is_no_host_is_refused_before_ssh_sees_it(cli, tmp_path, hosts):
+@pytest.mark.parametrize("hosts", ["", ",", "web1,,", ",web1", "-oProxyCommand=id", "web1,-v", "me@-v", "a b", "a;b",
+                                   "$(id)", "a\nb", "@"])
+def test_what_is_no_host_is_refused_before_ssh_sees_it(tmp_path, hosts):
     make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
-    done = cli("--on=" + hosts, "list", env={"NODEJOBS_SSH": str(tmp_path / "ssh")})
+    done = run_on({"NODEJOBS_SSH": str(tmp_path / "ssh")}, hosts, "list")
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "seen").exists()
-    assert re.match(r"^nodejobs: --on: '.*' is no host; say web1, or me@web1,web2, as ssh takes them\n$", done.stderr)
+    assert re.match(r"^on_hosts: '.*' is no host; say web1, or me@web1,web2, as ssh takes them\n$", done.stderr)
 
 
-def test_wrong_usage_is_told_before_ssh_is_started(cli, tmp_path):
-    make_script(tmp_path / "ssh", "#!/bin/sh\ntouch %s/seen\n" % tmp_path, 0o755)
-    env = {"NODEJOBS_SSH": str(tmp_path / "ssh")}
-    for words, text in ((["lsit"], "did you mean 'list'?"), (["list", "--jsno"], "did you mean --json?"), (["wait"], "takes ID"),
-                        (["list", "--on", "web2"], "there is no option --on, it goes before the verb")):
-        done = cli("--on", "web1", *words, env=env)
-        assert done.returncode == 2 and text in done.stderr, words
-    assert cli("--on", "web1", "list", "--help", env=env).stdout.startswith("usage: python3 nodejobs.py list")
-    assert not (tmp_path / "seen").exists()
-    assert cli("--on", "web1", "list", env=env).returncode == 0 and (tmp_path / "seen").exists()
+def test_hosts_without_a_verb_are_a_wrong_call_and_help_is_the_manual():
+    for words in ([], ["web1"]):
+        done = run_on({}, *words)
+        assert (done.returncode, done.stdout) == (2, "") and "usage: on_hosts.py HOST,... VERB" in done.stderr
+    done = run_on({}, "--help")
+    assert (done.returncode, done.stderr) == (0, "") and "NODEJOBS_SSH" in done.stdout
 
 
-def test_there_it_imports_nothing_from_the_home_directory(cli, tmp_path):
+def test_there_it_imports_nothing_from_the_home_directory(store, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     for name in ("select", "fnmatch", "_json"):
         (home / (name + ".py")).write_text("open(%r, 'a')\n" % str(tmp_path / "imported"))
     make_script(tmp_path / "ssh", "#!/bin/sh\nshift 2\ncd %s && exec \"$@\"\n" % home, 0o755)
-    done = cli("--on", "web1", "run", "--id", "a", "--wait", "--", "true", env={"NODEJOBS_SSH": str(tmp_path / "ssh")})
+    env = {"NODEJOBS_SSH": str(tmp_path / "ssh"), "NODEJOBS_DB": str(store)}
+    done = run_on(env, "web1", "run", "--id", "a", "--wait", "--", "true")
     assert done.stdout.startswith("a: finished"), done.stderr
     assert not (tmp_path / "imported").exists()
 
 
-def test_read_from_standard_input_it_cannot_send_itself_and_says_so():
-    with open(str(FILE), "rb") as file:
-        done = subprocess.run([PYTHON, "-", "--on", "web1", "list"], stdin=file, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, universal_newlines=True)
-    assert (done.returncode, done.stdout) == (125, "") and len(done.stderr.splitlines()) == 1
-    assert "read from standard input" in done.stderr and "save it" in done.stderr
-
-
-@needs_sshd
-def test_it_sends_itself_from_a_zip_and_from_a_package(fleet, tmp_path):
-    (tmp_path / "myapp").mkdir()
-    (tmp_path / "myapp" / "__init__.py").write_text("")
-    shutil.copy(str(FILE), str(tmp_path / "myapp" / "nodejobs.py"))
-    with zipfile.ZipFile(str(tmp_path / "app.zip"), "w") as archive:
-        archive.write(str(FILE), "nodejobs.py")
-    for place, module in ((tmp_path, "myapp.nodejobs"), (tmp_path / "app.zip", "nodejobs")):
-        script = "import sys; sys.path.insert(0, %r); from %s import main; sys.exit(main())" % (str(place), module)
-        done = subprocess.run([PYTHON, "-c", script, "--on", "web1", "run", "--wait", "--id", module, "--", "true"],
-                              env=dict(os.environ, **fleet.env), cwd="/", stdout=subprocess.PIPE, universal_newlines=True)
-        assert done.returncode == 0 and done.stdout.startswith("%s: finished (run 1" % module)
+def test_it_works_copied_beside_the_file_and_says_so_where_there_is_none(newcomer, tmp_path):
+    home, env = newcomer
+    env["NODEJOBS_SSH"] = str(make_script(tmp_path / "ssh", "#!/bin/sh\nshift 2\nexec \"$@\"\n", 0o755))
+    shutil.copy(ON_HOSTS[1], str(home))
+    done = run_example(newcomer, PYTHON, "on_hosts.py", "web1", "run", "--id", "a", "--wait", "--", "true")
+    assert done.returncode == 0 and done.stdout.startswith("a: finished (run 1"), done.stderr
+    (home / "nodejobs.py").unlink()
+    done = run_example(newcomer, PYTHON, "on_hosts.py", "web1", "list")
+    assert (done.returncode, done.stdout) == (2, "") and "there is no nodejobs.py beside " in done.stderr
 
 
 @needs_sshd
@@ -6545,7 +6542,7 @@ def test_a_job_there_outlives_the_connection_and_the_sshd(on, fleet):
 @pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_ends_ssh_and_whoever_waits_there_but_no_job(fleet, hosts, number, tmp_path):
-    command = [PYTHON, str(FILE), "--on", hosts, "run", "--id", "a", "--wait", "--", "sleep", "1000"]
+    command = [*ON_HOSTS, hosts, "run", "--id", "a", "--wait", "--", "sleep", "1000"]
     process = subprocess.Popen(command, env=dict(os.environ, **fleet.env), stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     names = hosts.split(",")
@@ -6558,7 +6555,7 @@ def test_interrupting_ends_ssh_and_whoever_waits_there_but_no_job(fleet, hosts, 
         process.kill()
         process.wait()
     assert (process.returncode, out) == (130, "")
-    assert err == "nodejobs: interrupted; what was started on %s goes on\n" % ", ".join(names)
+    assert err == "on_hosts: interrupted; what was started on %s goes on\n" % ", ".join(names)
     for name in names:
         record = fleet.jobs(name).get_status("a")
         assert record.status == STATUS.c_running
@@ -6568,7 +6565,7 @@ def test_interrupting_ends_ssh_and_whoever_waits_there_but_no_job(fleet, hosts, 
 @needs_sshd
 def test_a_reader_that_has_enough_ends_it(fleet):
     env = dict(os.environ, **fleet.env)
-    words = [PYTHON, str(FILE), "--on", "web1,web2"]
+    words = [*ON_HOSTS, "web1,web2"]
     subprocess.check_call(words + ["run", "--id", "a", "--wait", "-c", "seq 200000"], env=env, stdout=subprocess.DEVNULL)
     process = subprocess.Popen(words + ["logs", "a"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline().startswith(b"web")
@@ -6603,11 +6600,11 @@ def at_a_terminal(words, env, answer):
 def test_one_host_may_ask_on_the_terminal_and_several_never_do(fleet):
     (fleet.path / "known_hosts").write_text("")
     env = dict(os.environ, NODEJOBS_SSH="ssh -o StrictHostKeyChecking=ask -F %s" % fleet.config)
-    words = [PYTHON, str(FILE), "--on", "web1,web2", "list"]
+    words = [*ON_HOSTS, "web1,web2", "list"]
     shown, code = at_a_terminal(words, env, None)
     assert code == 125 and "continue connecting" not in shown
     assert shown.count("Host key verification failed") == shown.count("has to work without a question") == 2
-    shown, code = at_a_terminal(words[:3] + ["web1", "list"], env, (lambda shown: b"continue connecting" in shown, b"yes\n"))
+    shown, code = at_a_terminal(words[:2] + ["web1", "list"], env, (lambda shown: b"continue connecting" in shown, b"yes\n"))
     assert code == 0 and "no jobs in %s" % fleet.home("web1") in shown
 
 
@@ -6615,7 +6612,7 @@ WICKED = b"\x1b[1A\rweb1: all is well\x1b[K\n\ta\tb\r\n10%\r20%\n\xe2\x80\xae\xc
 
 
 def fake_ssh(tmp_path, line):
-    """Return what makes --on call a shell line instead of ssh; $host is the host."""
+    """Return what makes on_hosts.py call a shell line instead of ssh; $host is the host."""
     make_script(tmp_path / "ssh", '#!/bin/sh\nwhile [ $# -gt 3 ]; do shift; done; host=$1; cat > /dev/null\n' + line, 0o755)
     return {"NODEJOBS_SSH": str(tmp_path / "ssh"), "NODEJOBS_PYTHON": "python3"}
 
@@ -6623,7 +6620,7 @@ def fake_ssh(tmp_path, line):
 def test_no_host_can_rewrite_on_the_terminal_what_another_has_said(tmp_path):
     (tmp_path / "wicked").write_bytes(WICKED)
     env = dict(os.environ, PYTHONIOENCODING="utf-8", **fake_ssh(tmp_path, "cd %s; cat wicked; cat wicked >&2" % tmp_path))
-    words = [PYTHON, str(FILE), "--on", "web1,web2", "list"]
+    words = [*ON_HOSTS, "web1,web2", "list"]
     shown, code = at_a_terminal(words, env, None)
     expected = ["\\x1b[1A\\rweb1: all is well\\x1b[K", "\ta\tb", "10%\\r20%", "\\u202e\\x9b2J \\x9b2J\\xff é",
                 "\\x07\\x1b[8m"]
@@ -6658,7 +6655,7 @@ def test_a_long_answer_of_a_host_takes_time_in_proportion(tmp_path):
         assert status == 0
         return usage.ru_utime + usage.ru_stime, output
     least, _ = seconds("-c", plain)
-    taken, output = seconds(str(FILE), "--on", "web1,", "list", "--json")
+    taken, output = seconds(ON_HOSTS[1], "web1,", "list", "--json")
     assert json.loads(output.decode()) == {"web1": ["x" * 999999] * 48}
     assert taken < 20 * least, "reading it piece by piece, %.1f s, is not copying all of it each time" % taken
 
@@ -6667,11 +6664,11 @@ def test_a_long_answer_of_a_host_takes_time_in_proportion(tmp_path):
 @pytest.mark.parametrize("hosts", ["web1", "web1,web2"])
 def test_control_c_at_the_terminal_ends_the_waiting_and_no_job(on, fleet, hosts):
     on(hosts, "run", "--id", "a", "--", "sleep", "1000")
-    words = [PYTHON, str(FILE), "--on", hosts, "run", "--id", "b", "--wait", "-c", "touch ~/ready; sleep 1000"]
+    words = [*ON_HOSTS, hosts, "run", "--id", "b", "--wait", "-c", "touch ~/ready; sleep 1000"]
     ready = [fleet.home(name) / "ready" for name in hosts.split(",")]
     shown, code = at_a_terminal(words, dict(os.environ, **fleet.env),
                                 (lambda shown: all(path.exists() for path in ready), b"\3"))
-    assert code == 130 and "nodejobs: interrupted; what was started on %s goes on" % hosts.replace(",", ", ") in shown
+    assert code == 130 and "on_hosts: interrupted; what was started on %s goes on" % hosts.replace(",", ", ") in shown
     assert "Traceback" not in shown and "not reached" not in shown and "lost" not in shown
     for name in hosts.split(","):
         assert [fleet.jobs(name).get_status(job_id).status for job_id in "ab"] == ["running"] * 2
@@ -6726,7 +6723,7 @@ def test_the_fleet_example_patches_all_and_tells_which_failed(fleet, newcomer):
     assert done.returncode == 125, "dead cannot be reached, which is worse than 100"
     assert re.search(r"^web1: patch: finished \(run 1, ", done.stdout, re.M)
     assert re.search(r"^web2: patch: failed: exit code 100 \(run 1, ", done.stdout, re.M)
-    assert "web2:   | no space left\n" in done.stderr and "nodejobs: dead: not reached" in done.stderr
+    assert "web2:   | no space left\n" in done.stderr and "on_hosts: dead: not reached" in done.stderr
     assert done.stdout.endswith("FAILED  web2: exit code 100\nFAILED  dead: not reached\n1 of 3 patched\n")
     (fleet.home("web2") / "broken").unlink()
     done = run_example(newcomer, *words, "web1,web2", line)
