@@ -4448,6 +4448,133 @@ def check_queue(queue: "Any", slots: "Any") -> None:
         raise SchemaError("slots must be a number of jobs, 1 or more, not %.40r" % (slots,))
 
 
+class Stop:
+    """The stop of one job, step by step. Where several are stopped, all do a step before any does the next."""
+
+    def __init__(self, jobs: "Jobs", job_id: str, signal: str) -> None:
+        self.jobs, self.store, self.job_id, self.signal = jobs, jobs.store, job_id, signal
+        self.stopped_by = "%s, pid %d" % (platform.user(), os.getpid())
+        self.record: "Any" = None
+        self.error: "Optional[NodejobsError]" = None
+        self.runs: "List[Tuple[Watched, Members]]" = []  # those that may have processes, the newest first
+        self.outlived: "List[List[int]]" = []            # the pids of each that could not be ended
+
+    def attempt(self, step: "Any") -> None:
+        """Do a step, unless an earlier one has failed; note the error that it comes to."""
+        try:
+            if self.error is None:
+                with Translate("stop a job of", self.store.path):
+                    step(self)
+        except StoreError as error:
+            self.error = error
+            if isinstance(error.__cause__, FileNotFoundError):
+                self.record = self.error = None  # it has ended, and was removed meanwhile
+        except NodejobsError as error:
+            self.error = error
+
+    def close(self) -> None:
+        for watched, _ in self.runs:
+            watched.close()
+
+    def find(self) -> None:
+        self.record = self.store.read(self.job_id)
+
+    def leave_queue(self) -> None:
+        self.record = self.jobs._stop_queued(self.record, self.stopped_by)
+
+    def await_start(self) -> None:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while self.record is not None and self.record.status in (QUEUED, STARTING):
+            if time.monotonic() > deadline:
+                raise CannotStop(self.record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
+            time.sleep(POLL_SECONDS)
+            self.record = self.store.again(self.record)
+            self.leave_queue()
+
+    def ask(self) -> None:
+        """Find the runs that may have processes, and note in the journal of what runs that it is to stop."""
+        record = self.record
+        if record is None:
+            return
+        if not record.ended and None in (record.last_pid, record.cookie):
+            raise CannotStop(record, [], "its processes are not known: %s; "
+                                         "look for NODEJOBS_ID=%s in the environments that `ps axeww` shows"
+                             % (record.error, printable(record.self_id)))
+        if not record.ended and record.boot_id != platform.boot_id():
+            raise CannotStop(record, [record.last_pid], "it runs on another machine or in another pid namespace (%s); "
+                                                        "stop it there" % record.host)
+        for each in [record, *self.jobs.history(self.job_id)]:
+            left = each.run < record.run and (each.left_behind or each.status == LOST)
+            known = each.boot_id == platform.boot_id() and None not in (each.last_pid, each.cookie)
+            if known and (each is record or left):
+                self.runs.append((Watched(self.store, each), dict(each.left_behind or ())))
+        if record.status == RUNNING:
+            self.note()
+
+    def note(self) -> None:
+        try:
+            self.store.append(self.job_id, self.record.run, {"status": STOPPING, "stop_signal": self.signal,
+                                                             "stopped_by": self.stopped_by}, self.record.cookie)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            # A full disk is a reason to stop what fills it, not to let it run; only the status will
+            # then say "failed" (by that signal) and not "stopped".
+            self.jobs._say("cannot note the stop of %s: %s" % (self.job_id, error))
+
+    def conclude(self) -> None:
+        """See what has come of it, when all was ended that could be; have the record as it is then."""
+        ended = []
+        for (watched, members), pids in zip(self.runs, self.outlived):
+            if pids:
+                raise CannotStop(watched.record, pids, "these processes outlived even SIGKILL, or belong to another "
+                                 "user (`sudo kill` ends those): %s" % ", ".join(map(str, pids)))
+            if watched.record.ended:
+                ended += sorted(members)
+        if self.runs and self.runs[0][0].record is self.record:
+            self.await_end(self.runs[0][0])
+        if ended and self.record is not None:
+            self.record["ended_pids"] = ended
+
+    def await_end(self, watched: Watched) -> None:
+        """Wait until the monitor of what was ended has written that down."""
+        record = self.record
+        self.jobs._say("%s: stopped" % self.job_id)
+        if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of it: it ends after us
+            self.record = self.store.again(record)
+            return
+        self.record = self.jobs._await(record, time.monotonic() + KILL_SECONDS, watched)
+        monitor = record.monitor_pid or 0
+        trying = (platform.start_time(monitor) == record.monitor_start
+                  and platform.cookie_of(monitor) in (None, MONITOR_COOKIE))
+        if self.record is not None and self.record.status == LOST and not trying:  # one that lives will write the end
+            self.store.append(self.job_id, record.run, {
+                "status": STOPPED, "ended_at": iso_time(time.time()),
+                "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
+            self.record = self.store.again(record)
+        if self.record is not None and not self.record.ended:
+            raise what_holds(self.record)
+
+
+def what_holds(record: "Any") -> CannotStop:
+    """Say what keeps a run from its end although its processes were killed."""
+    command, monitor = record.last_pid, record.monitor_pid or 0
+    if platform.is_command(processes_of(record)):
+        return CannotStop(record, [command], "its command, pid %d, lives on" % command)
+    if platform.start_time(monitor) == record.monitor_start:
+        # Whoever is traced stays a zombie until its tracer has taken note of its end; then its parent may.
+        for pid in (monitor, command, *platform.children(monitor)):
+            tracer = platform.tracer(pid)
+            if tracer:
+                return CannotStop(record, [pid], "a debugger, pid %d, holds its process %d; end that, or have it "
+                                                 "let go" % (tracer, pid))
+        if platform.is_suspended(monitor):
+            return CannotStop(record, [monitor], "its monitor, pid %d, is suspended; let it go on with "
+                                                 "`kill -CONT %d`" % (monitor, monitor))
+    return CannotStop(record, [monitor], "its processes are gone, but its monitor, pid %d, has not written the end "
+                                         "for %d s" % (monitor, KILL_SECONDS))
+
+
 class Jobs:
     """Run, track, log and stop external commands, kept in one directory.
 
@@ -5128,127 +5255,25 @@ class Jobs:
         """Stop jobs; return for each its record, None if it is not there, or the error that it came to."""
         check_seconds("grace", grace)
         number = signal_number(signal)
-        stopped_by = "%s, pid %d" % (platform.user(), os.getpid())
         self.store.check_owner()
-        results: "Dict[str, Any]" = {}
-        for act in self._read_to_stop, self._stop_queued, self._await_start:  # the end of one would start another
-            for job_id in dict.fromkeys(ids):
-                try:
-                    with Translate("read", self.db_path):
-                        if not isinstance(results.get(job_id), NodejobsError):
-                            results[job_id] = act(results.get(job_id, job_id), stopped_by)
-                except NodejobsError as error:
-                    results[job_id] = error
-        targets: "List[Tuple[str, Watched, Members]]" = []
+        stops = [Stop(self, job_id, signal_name(number)) for job_id in dict.fromkeys(ids)]
         try:
-            for job_id, record in results.items():
-                try:
-                    if isinstance(record, JobRecord):
-                        runs = self._to_end(record)
-                        if record.status == RUNNING:
-                            self._note_stop(record, signal_name(number), stopped_by)
-                        for each in runs:
-                            targets.append((job_id, Watched(self.store, each), dict(each.left_behind or ())))
-                except FileNotFoundError:
-                    results[job_id] = None  # it has ended and was removed meanwhile
-                except NodejobsError as error:
-                    results[job_id] = error
+            # All leave their queues before any ends: the end of one would start another.
+            for step in Stop.find, Stop.leave_queue, Stop.await_start, Stop.ask:
+                for each in stops:
+                    each.attempt(step)
+
             with Translate("stop a job of", self.db_path):
-                left = platform.end_trees([(processes_of(watched.record), members)
-                                           for _, watched, members in targets], number, grace)
-            for (job_id, watched, members), pids in zip(targets, left):
-                record = watched.record
-                try:
-                    if pids:
-                        raise CannotStop(record, pids, "these processes outlived even SIGKILL, or belong to another "
-                                                       "user (`sudo kill` ends those): %s" % ", ".join(map(str, pids)))
-                    if record is results[job_id]:
-                        results[job_id] = self._stopped(record, watched)
-                    if record.ended and members and isinstance(results[job_id], JobRecord):
-                        results[job_id]["ended_pids"] = (results[job_id].ended_pids or []) + sorted(members)
-                except NodejobsError as error:
-                    results[job_id] = error
+                left = iter(platform.end_trees([(processes_of(watched.record), members) for each in stops
+                                                for watched, members in each.runs], number, grace))
+            for each in stops:
+                each.outlived = [next(left) for _ in each.runs]
+                each.attempt(Stop.conclude)
         finally:
-            for _, watched, _ in targets:
-                watched.close()
+            for each in stops:
+                each.close()
         self.start_due()
-        return results
-
-    def _read_to_stop(self, job_id: str, stopped_by: str) -> "Any":
-        return self.store.read(job_id)
-
-    def _await_start(self, record: "Any", stopped_by: str) -> "Any":
-        """Wait until a run has been started; return its record."""
-        deadline = time.monotonic() + LOCK_SECONDS
-        while record is not None and record.status in (QUEUED, STARTING):
-            if time.monotonic() > deadline:
-                raise CannotStop(record, [], "its launcher has been starting it for %d s" % LOCK_SECONDS)
-            time.sleep(POLL_SECONDS)
-            record = self._stop_queued(self.store.again(record), stopped_by)
-        return record
-
-    def _to_end(self, record: "Any") -> "List[Any]":
-        """Return the records of those runs of a job that may have processes, the newest, which is given, first."""
-        if not record.ended and None in (record.last_pid, record.cookie):
-            raise CannotStop(record, [], "its processes are not known: %s; "
-                                         "look for NODEJOBS_ID=%s in the environments that `ps axeww` shows"
-                             % (record.error, printable(record.self_id)))
-        if not record.ended and record.boot_id != platform.boot_id():
-            raise CannotStop(record, [record.last_pid], "it runs on another machine or in another pid namespace (%s); "
-                                                        "stop it there" % record.host)
-        older = [each for each in self.history(record.self_id)
-                 if each.run < record.run and (each.left_behind or each.status == LOST)]
-        return [each for each in [record] + older
-                if each.boot_id == platform.boot_id() and None not in (each.last_pid, each.cookie)]
-
-    def _note_stop(self, record: "Any", signal: str, stopped_by: str) -> None:
-        try:
-            self.store.append(record.self_id, record.run, {"status": STOPPING, "stop_signal": signal,
-                                                           "stopped_by": stopped_by}, record.cookie)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            # A full disk is a reason to stop what fills it, not to let it run; only the status will
-            # then say "failed" (by that signal) and not "stopped".
-            self._say("cannot note the stop of %s: %s" % (record.self_id, error))
-
-    def _stopped(self, record: "Any", watched: Watched) -> "Any":
-        """Return the record of a run whose tree was ended, when its monitor has written that down."""
-        self._say("%s: stopped" % record.self_id)
-        with Translate("write to", self.db_path):
-            if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of it: it ends after us
-                return self.store.again(record)
-            # Where there is no monitor, nobody knows the exit code.
-            after = self._await(record, time.monotonic() + KILL_SECONDS, watched)
-            monitor = record.monitor_pid or 0
-            trying = (platform.start_time(monitor) == record.monitor_start
-                      and platform.cookie_of(monitor) in (None, MONITOR_COOKIE))
-            if after is not None and after.status == LOST and not trying:  # a monitor that lives will write the end yet
-                self.store.append(record.self_id, record.run, {
-                    "status": STOPPED, "ended_at": iso_time(time.time()),
-                    "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
-                after = self.store.again(record)
-        if after is not None and not after.ended:
-            raise self._held(after)
-        return after
-
-    def _held(self, record: "Any") -> CannotStop:
-        """Say what keeps a run from its end although its processes were killed."""
-        command, monitor = record.last_pid, record.monitor_pid or 0
-        if platform.is_command(processes_of(record)):
-            return CannotStop(record, [command], "its command, pid %d, lives on" % command)
-        if platform.start_time(monitor) == record.monitor_start:
-            # Whoever is traced stays a zombie until its tracer has taken note of its end; then its parent may.
-            for pid in (monitor, command, *platform.children(monitor)):
-                tracer = platform.tracer(pid)
-                if tracer:
-                    return CannotStop(record, [pid], "a debugger, pid %d, holds its process %d; end that, or have it "
-                                                     "let go" % (tracer, pid))
-            if platform.is_suspended(monitor):
-                return CannotStop(record, [monitor], "its monitor, pid %d, is suspended; let it go on with "
-                                                     "`kill -CONT %d`" % (monitor, monitor))
-        return CannotStop(record, [monitor], "its processes are gone, but its monitor, pid %d, has not written the end "
-                                             "for %d s" % (monitor, KILL_SECONDS))
+        return {each.job_id: each.error or each.record for each in stops}
 
     def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
         """End a run if it is queued, unless it has been started meanwhile; return its record."""
