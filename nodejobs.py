@@ -2764,11 +2764,9 @@ def fold(journal: bytes, running: bool = False) -> "Dict[str, Any]":
 
     state: "Dict[str, Any]" = {}
     facts: "Dict[str, Any]" = {}
-    damaged = 0
-    for entry in entries:
-        if not isinstance(entry, dict):
-            damaged += 1
-            continue
+    ours = [entry for entry in entries if isinstance(entry, dict)]
+    damaged = len(entries) - len(ours)
+    for entry in ours:
         status = entry.get("status")
         if not state and status not in (QUEUED, STARTING):
             damaged += 1
