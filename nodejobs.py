@@ -167,7 +167,7 @@ SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", errn
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
 FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
 QUEUES = ".queues"    # no job's directory begins with a dot
-SLOTS = 1             # jobs of a queue that may run at once
+SLOTS, MOST_SLOTS = 1, (1 << 31) - 1  # jobs of a queue that may run at once
 FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
@@ -3302,7 +3302,7 @@ class Spool:
 
 WAITING, DEPENDENT, STARTED = "waiting", "dependent", "started"
 
-QUEUE_SHAPES: "Any" = (("slots", lambda slots: type(slots) is int and 0 < slots < 1 << 31),
+QUEUE_SHAPES: "Any" = (("slots", lambda slots: type(slots) is int and 0 < slots <= MOST_SLOTS),
                         ("paused", lambda paused: type(paused) is bool),
                         ("paused_by", lambda name: isinstance(name, (str, type(None)))))
 
@@ -4362,6 +4362,12 @@ def check_seconds(name: str, value: "Any", least: float = 0.0) -> None:
         raise SchemaError("%s must be a number of seconds from %g to 1e9, not %.40r" % (name, least, value))
 
 
+def check_count(name: str, value: "Any", what: str, least: int, most: int = 1 << 62) -> None:
+    """Raise SchemaError unless `value` is None or a whole number of something, from `least` to `most`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):
+        raise SchemaError("%s must be a number of %s, %d or more, not %.40r" % (name, what, least, value))
+
+
 def to_bytes(what: str, text: str) -> bytes:
     """Return text as the system takes it. Raises SchemaError."""
     try:
@@ -4442,8 +4448,7 @@ def check_queue(queue: "Any", slots: "Any") -> None:
             raise SchemaError("the name of a queue is like a job id; %s" % error) from None
         if ":" in queue:
             raise SchemaError("%r is no queue: its name holds no colon, after which come the slots, a number" % queue)
-    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots < 1 << 31):
-        raise SchemaError("slots must be a number of jobs, 1 or more, not %.40r" % (slots,))
+    check_count("slots", slots, "jobs", 1, MOST_SLOTS)
 
 
 class Stop:
@@ -4593,8 +4598,7 @@ class Jobs:
 
     def __init__(self, db_path: "Union[None, str, os.PathLike[str]]" = None, verbose: bool = False,
                  keep: int = KEEP) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise SchemaError("keep must be a number of runs, 1 or more, not %r" % (keep,))
+        check_count("keep", keep if keep is not None else 0, "runs", 1)
         path = os.fsdecode(db_path) if db_path is not None else default_db_path()
         if not path:
             raise SchemaError("the directory of the jobs is empty text; name one, or leave it out for the default")
@@ -4644,8 +4648,7 @@ class Jobs:
         check_seconds("startsecs", startsecs)
         check_seconds("fresh_for", fresh_for)
         check_seconds("timeout", timeout, least=0.001)
-        if max_log is not None and (isinstance(max_log, bool) or not isinstance(max_log, int) or max_log < LEAST_LOG):
-            raise SchemaError("max_log must be a number of bytes, %d or more, not %.40r" % (LEAST_LOG, max_log))
+        check_count("max_log", max_log, "bytes", LEAST_LOG)
         changes = check_environment(envs)
         if job_id is not None:
             escape_id(job_id)
@@ -5516,8 +5519,7 @@ class Jobs:
         not made (see record.foreign).
         """
         check_seconds("older_than", older_than)
-        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 0):
-            raise SchemaError("keep must be a number of runs, 0 or more, not %r" % (keep,))
+        check_count("keep", keep, "runs", 0)
         if keep is None and older_than is None:
             keep = self.keep
         removed: "List[Any]" = []
@@ -5526,14 +5528,7 @@ class Jobs:
         with Translate("remove from", self.db_path):
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
-                try:
-                    with JobLock(self.store, job_id, create=False) as lock:
-                        removed += self._prune_job(lock, older_than, keep)
-                except (FileNotFoundError, NotADirectoryError):
-                    pass  # removed meanwhile, or no job
-                except PermissionError as error:
-                    if self.store.unreadable(job_id, self.store.job_dir(job_id), error) is not None:
-                        raise
+                removed += self._prune_job(job_id, older_than, keep)
             for queue in self.store.queue_names():
                 try:
                     with Spool(self.store) as spool, self.store.lock_queue(queue, create=True) as line:
@@ -5564,21 +5559,30 @@ class Jobs:
         records = [self.store.read(job_id, run, holding) for run in self.store.runs(directory)]
         return [record for record in records if record is not None]
 
-    def _prune_job(self, lock: JobLock, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
-        records = self._runs_of(lock.job_id, lock.path, holding=True)
-        doomed: "List[Any]" = []
-        for newer, record in enumerate(reversed(records)):
-            old = older_than is not None and self._age(record) > older_than
-            if record.ended and (old or keep is not None and newer >= keep):
-                (self.spared if record.left_behind else doomed).append(record)
-        if len(doomed) == len(records):
-            foreign = self.store.discard(lock.path, job=True)
-            if doomed:
-                doomed[0]["foreign"] = foreign or None
-        else:
-            for record in doomed:
-                record["foreign"] = self.store.discard(record.logdir) or None
-        return doomed
+    def _prune_job(self, job_id: str, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
+        try:
+            with JobLock(self.store, job_id, create=False) as lock:
+                records = self._runs_of(job_id, lock.path, holding=True)
+                doomed: "List[Any]" = []
+                for newer, record in enumerate(reversed(records)):
+                    old = older_than is not None and self._age(record) > older_than
+                    if record.ended and (old or keep is not None and newer >= keep):
+                        (self.spared if record.left_behind else doomed).append(record)
+
+                if len(doomed) == len(records):
+                    foreign = self.store.discard(lock.path, job=True)
+                    if doomed:
+                        doomed[0]["foreign"] = foreign or None
+                else:
+                    for record in doomed:
+                        record["foreign"] = self.store.discard(record.logdir) or None
+                return doomed
+        except (FileNotFoundError, NotADirectoryError):
+            return []  # removed meanwhile, or no job
+        except PermissionError as error:
+            if self.store.unreadable(job_id, self.store.job_dir(job_id), error) is not None:
+                raise
+            return []
 
 
 # ------ 7. command line ------
