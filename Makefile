@@ -4,7 +4,7 @@
 # make torture  attacks on every promise, and a table of what came of them; QUICK=1: a quick cut
 # make matrix   the tests on every platform that can be had here (Pythons, bare hosts, the Pi, Windows), and a table
 # make bench    every figure that README.md promises, as ratios taken in one run
-# make lint     a strict type check, and a look for mistakes
+# make lint     the weight, a strict type check, and a look for mistakes
 # make install  PREFIX=/usr/local: the command `nodejobs`, compiled once: twice as fast as the script
 # make web ansible   environments (.venv-web, .venv-ansible) for the tests of those examples, skipped without them
 # make wheel    dist/nodejobs-*.whl: `import nodejobs` and the command `nodejobs`
@@ -64,6 +64,7 @@ matrix: $(VENV)/ready
 
 lint: $(VENV)/ready
 	$(PYTHON) -m pip --python $(RUN) install --quiet mypy==2.4.1 pyflakes==4.1.0
+	$(PYTHON) .ci/weigh.py nodejobs.py
 	$(RUN) -m mypy --strict nodejobs.py
 	$(RUN) -m pyflakes nodejobs.py test_nodejobs.py .ci/*.py examples/*.py \
 		examples/torture/*.py examples/matrix/*.py
