@@ -6268,6 +6268,9 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
     records = listed(jobs, options)
     if options.json:
         say_json(records)
+    elif options.q:
+        for record in records:
+            say(printable(record.self_id))
     elif records or options.n == 0:
         for line in job_table(jobs, records, terminal_width()):
             say(line)
@@ -6467,7 +6470,8 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
                ["status backup", "status backup --run 3", "status backup --json"]),
     "list": (verb_list, "show all jobs, the last started last", "", [
-        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N")],
+        STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N"),
+        ("-q", "", None, False, "print ids only, one a line, with what cannot be printed as escapes")],
         ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
     "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
         RUN_NUMBER,
@@ -6517,123 +6521,6 @@ def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
         written += "  " + (title.ljust(indent - 2) if beside else title + "\n" + " " * indent)
         written += ("\n" + " " * indent).join(lines) + "\n"
     return written
-
-
-# The scripts call us back with the line so far, and we answer with the words; they neither know nor evaluate anything.
-COMPLETIONS = {
-    "bash": """# eval "$(%(us)s completion bash)"; for an alias nj of yours: complete -o default -F _nodejobs nj
-_nodejobs() {
-    mapfile -t COMPREPLY < <(%(program)s completion bash -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
-    [[ ${COMPREPLY[0]} != *= ]] || compopt -o nospace
-}
-complete -o default -F _nodejobs nodejobs nodejobs.py
-""",
-    "zsh": """#compdef nodejobs nodejobs.py
-# eval "$(%(us)s completion zsh)", after compinit; for an alias nj of yours: compdef _nodejobs nj
-_nodejobs() {
-    local -a found
-    found=("${(@f)$(%(program)s completion zsh -- "${(j: :)words[1,CURRENT-1]} $QIPREFIX$PREFIX" 2>/dev/null)}")
-    if [[ -n $found ]]; then compadd -- "${found[@]}"; else _default; fi
-}
-compdef _nodejobs nodejobs nodejobs.py
-""",
-    "fish": """# %(us)s completion fish | source; for an alias nj of yours: complete -c nj -f -a '(__nodejobs)'
-function __nodejobs
-    set -l found (%(program)s completion fish -- (commandline -cp | string collect) 2>/dev/null)
-    if set -q found[1]; printf '%%s\\n' $found; else; __fish_complete_path (commandline -ct); end
-end
-complete -c nodejobs -f -a '(__nodejobs)'
-complete -c nodejobs.py -f -a '(__nodejobs)'
-"""}
-
-
-def read_line(line: str) -> "Tuple[List[str], str, int]":
-    """Read a shell line that is being typed: its words, the open quote, and where in the last word bash replaces."""
-    words, quote, escaped, start = [""], "", False, 0
-    for char in line:
-        if not escaped and char == "\\" and quote != "'":
-            escaped = True
-        elif not escaped and char == (quote or char) and char in "'\"":
-            quote, start = "" if quote else char, len(words[-1])
-        elif escaped or quote or not char.isspace():
-            words[-1] += char
-            if not escaped and not quote and char in ":=@":
-                start = len(words[-1])
-            escaped = False
-        elif words[-1]:
-            words.append("")
-            start = 0
-    return words, quote, start
-
-
-def candidates(db_path: "Optional[str]", words: "List[str]") -> "Dict[str, str]":
-    """Return what may stand in place of the last word of a command line of ours, each with a word of help."""
-    head, last = words[1:-1], words[-1]
-    known = {option[0]: option for option in (DB, HELP, VERSION)}
-    found = {name: VERBS[name][1] for name in VERBS}
-    verb = flag = takes = action = ""
-    for word in head:
-        if takes:
-            db_path, takes = word if flag == "--db" else db_path, ""
-        elif word == "--" or verb == "run" and word[:1] != "-":
-            return {}  # a command of the user's
-        elif word in known:
-            flag, takes = word, known[word][1]
-        elif not verb:
-            verb = word
-            if verb not in VERBS:
-                return {}
-            known = {option[0]: option for option in [*VERBS[verb][3], JSON, DB, HELP]}
-            found = {}
-        elif verb == "queue" and word[:1] != "-":
-            action = word
-    flag, equals, _ = last.partition("=")
-    if not takes and equals and flag in known:
-        takes = known[flag][1]
-        return {flag + "=" + value: "" for value in candidates(db_path, words[:-1] + [flag, ""])}
-    if takes == "S":
-        return {status: "" for status in ACTIVE + ENDED}
-    if takes == "NAME" and verb == "stop":
-        return {name[3:]: "" for name in dir(signal) if name[:3] == "SIG" and name[3] != "_" and name != "SIG_DFL"}
-    if action and not takes and last[:1] != "-":
-        takes = QUEUE_ACTIONS.get(action) or "nothing"
-    queues = takes == "NAME[:SLOTS]" or action and takes == "NAME"
-    if queues or takes in ("ID", "GLOB") or verb and not takes and last[:1] != "-" and VERBS[verb][2][:2] == "ID":
-        store = Jobs(db_path or None).store
-        names = store.queue_names() if queues else [job_id for job_id, _ in store.job_dirs()]
-        return {name: "" for name in names if name and name.isprintable() and name[0] != "-"}
-    if takes:
-        return {}
-    if last[:1] == "-":
-        return {flag: known[flag][4] for flag in known}
-    return ({shell: "" for shell in COMPLETIONS} if verb == "completion" else
-            {action: "" for action in QUEUE_ACTIONS} if verb == "queue" else found)
-
-
-def verb_completion(jobs: Jobs, options: "Any") -> int:
-    shell = options.words[0]
-    if shell not in COMPLETIONS:
-        raise SchemaError("there is no completion for %r, only for %s" % (shell, ", ".join(COMPLETIONS)))
-    if len(options.words) == 1:
-        program = command_text([sys.executable, os.path.abspath(sys.argv[0])] if os.path.isfile(sys.argv[0]) else
-                               ["nodejobs"])
-        sys.stdout.write(COMPLETIONS[shell] % {"us": program_name(), "program": program})
-        return 0
-    words, quote, start = read_line(options.words[1])
-    for word, text in candidates(options.db, words).items():
-        if not word.startswith(words[-1]):
-            continue
-        if shell == "bash":  # which inserts it as it is
-            special = {"'": "'", '"': '"\\$`'}.get(quote)
-            word = "".join([(char if special is None and (char.isalnum() or char in "%+,-./:=@_") or
-                             special is not None and char not in special else
-                             "'\\''" if quote == "'" else "\\" + char) for char in word[start:]])
-        say(word + ("\t" + text if text and shell == "fish" else ""))
-    return 0
-
-
-VERBS["completion"] = (verb_completion, "print a script that completes verbs, options and ids in bash, zsh or fish",
-                       "SHELL [LINE]", [], ["completion bash", "completion zsh", "completion fish"])
 
 
 def option_help(options: "Sequence[Option]") -> str:

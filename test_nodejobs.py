@@ -1165,7 +1165,7 @@ def test_a_minimal_python_does_every_verb(minimal, store, tmp_path):
     assert do("list", "--id", "*")[1].count("\n") == 2 and do("history", "a")[1].count("\n") == 3
     assert do("run", "--id", "b", "--follow", "--", "echo", "hello")[1] == "hello\n" and do("wait", "b")[0] == 0
     assert do("status", "bb")[2].endswith("did you mean 'b'?\n") and "did you mean 'stop'" in do("stpo", "a")[2]
-    assert do("completion", "bash", "nodejobs sta")[1] == "status\n"
+    assert do("list", "-q")[1] == "a\nb\n"
     assert do("prune", "--keep", "1")[1] == "removed 1 run\n" and do("remove", "a", "b")[0] == 0
     assert do("list", "--json")[1] == "[]\n"
 
@@ -3738,25 +3738,6 @@ def test_a_spool_that_is_damaged_or_gone_is_a_failed_start_and_the_next_goes_on(
         assert "gone or damaged" in line.until("failed_start", "bad-%d" % number).error
 
 
-def test_completion_knows_queues_and_their_actions(line, jobs, cli):
-    line.run("a", queue="gpu")
-    line.run("b", queue="gpu")
-    line.run("c", queue="cpu")
-    def complete(text):
-        return sorted(cli("completion", "bash", "--", "nodejobs " + text).stdout.split())
-    assert complete("queue ") == ["first", "list", "pause", "resume", "start"]
-    assert complete("queue pa") == ["pause"]
-    assert complete("queue pause ") == complete("queue resume ") == ["cpu", "gpu"]
-    assert complete("queue pause g") == ["gpu"]
-    assert complete("queue first ") == ["a", "b", "c"]
-    assert complete("queue list ") == complete("queue start ") == []
-    assert complete("queue --js") == ["--json"] and complete("qu") == ["queue"]
-    assert complete("run --qu") == ["--queue"] and complete("run --af") == ["--after", "--after-ok"]
-    assert complete("run --queue ") == ["cpu", "gpu"] and complete("run --queue=c") in (["--queue=cpu"], ["cpu"])
-    assert complete("run --after ") == complete("run --after-ok ") == ["a", "b", "c"]
-    assert complete("run --fi") == ["--first"] and complete("list --status que") == ["queued"]
-
-
 def test_what_status_offers_to_run_again_goes_to_the_same_queue(jobs, cli):
     jobs.run("exit 1", "a", queue="two words", startsecs=60)
     assert jobs.wait("a").status == "failed"
@@ -5252,7 +5233,7 @@ def test_a_leading_tilde_is_expanded_wherever_a_directory_is_given(cli, tmp_path
     for path in ("~/jobs", pathlib.Path("~/jobs")):
         jobs = Jobs(path)
         assert jobs.db_path == str(home / "jobs") and jobs.run("pwd", "b", cwd=pathlib.Path("~")).cwd == str(home)
-    assert cli("completion", "bash", "--", "nodejobs --db ~/jobs status ", **ours).stdout.split() == ["a", "b"]
+    assert cli("--db", "~/jobs", "list", "-q", cwd=str(here), env={"HOME": str(home)}).stdout.split() == ["a", "b"]
     for words in (["--db", "~nobody-of-that-name/x", "run", "--", "true"], ["run", "--cwd", "~nobody-of-that-name", "true"]):
         done = cli(*words, **ours)
         assert done.returncode == 2 and "nobody knows the home directory" in done.stderr
@@ -5772,7 +5753,7 @@ def test_real_time_signals_have_exit_codes(cli, jobs):
     assert cli("wait", "rt").returncode == 128 + number
 
 
-# ------ looking at it: status, progress, list --watch, completion, the first five minutes ------
+# ------ looking at it: status, progress, the first five minutes ------
 
 class Screen:
     """A command line of ours on a terminal of its own."""
@@ -5997,73 +5978,6 @@ def test_interrupting_a_bar_clears_it_and_leaves_the_job(jobs, screen):
     assert jobs.get_status("a").status == STATUS.c_running
 
 
-COMPLETED = [  # what is typed before the tab, and what is on the line after it
-    ("nj stat", "nj status "), ("nj list --js", "nj list --json "), ("nj list --status=fini", "nj list --status=finished "),
-    ("nj list --status fini", "nj list --status finished "), ("nj stop --signal WINC", "nj stop --signal WINCH "),
-    ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
-    ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
-    ("nj completion fi", "nj completion fish "), ("nj queue resu", "nj queue resume "),
-    ("nj queue pause li", "nj queue pause line "), ("nj queue first w", "nj queue first web:1=x "),
-    ("nj run --queue li", "nj run --queue line "), ("nj run --after-ok w", "nj run --after-ok web:1=x ")]
-HOSTILE_IDS = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
-SHELLS = {
-    "bash": (["bash", "--norc", "--noprofile", "-i"],
-             "alias nj='{nj}'; eval \"$({nj} completion bash)\"; complete -o default -F _nodejobs nj"),
-    "zsh": (["zsh", "-f", "-i"], "alias nj='{nj}'; autoload -U compinit; compinit -u -D; eval \"$({nj} completion zsh)\"; "
-            "compdef _nodejobs nj"),
-    "fish": (["fish", "-N", "-i"], "function nj; {nj} $argv; end; {nj} completion fish | source; "
-             "complete -c nj -f -a '(__nodejobs)'")}
-
-
-@pytest.mark.parametrize("shell", sorted(SHELLS))
-def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, jobs, store, tmp_path, compiled):
-    if not shutil.which(shell):
-        pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
-    for job_id in HOSTILE_IDS + ["web:1=x"]:
-        jobs.run(["true"], job_id, startsecs=60)
-    jobs.resume("line", 1)
-    jobs.pause("line")
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "only-a-file").write_text("")
-    # What the line has become is seen by what it runs: a program that notes its arguments. (No terminal to interpret.)
-    note = home / "note.py"
-    note.write_text("import sys; open(%r, 'a').write(repr(sys.argv[1:]) + '\\n')\n" % str(home / "noted"))
-    words, setup = SHELLS[shell]
-    screen = Screen(words, store, columns=200, HOME=str(home), PS1="$ ", LC_ALL="C.UTF-8", TERM="dumb" if shell == "zsh" else "xterm")
-    try:
-        screen.type("cd %s\n" % home)
-        screen.type(setup.format(nj="%s %s" % (PYTHON, compiled)) + "\n")
-        # The completion stays; the command itself becomes the one that notes.
-        swap = "function nj; %s %s $argv; end" if shell == "fish" else "unalias nj\nnj() { %s %s \"$@\"; }"
-        screen.type(swap % (PYTHON, note) + "; printf '%s%s\\n' rea dy\n")
-        screen.until("ready")
-        number = 0
-
-        def after_tab(typed):
-            nonlocal number
-            screen.read()
-            screen.output = ""
-            screen.type(typed + "\t")
-            # The shell has completed when it echoes what follows; fish and zsh redraw, so look at what is noted instead.
-            screen.type(" end\n")
-            number += 1
-            return ast.literal_eval(lines_of(home / "noted", number)[-1])[:-1]
-        for typed, line in COMPLETED:
-            assert after_tab(typed) == line.split()[1:], typed
-        for job_id in HOSTILE_IDS:
-            start = {"my job": "my", "$(touch pwned)": "\\$", "`touch pwned2`;touch pwned3": "\\`",
-                     "it's \"q\" \\ *": "it", "é日": "é"}[job_id]
-            assert after_tab("nj status " + start) == ["status", job_id]
-        for typed in ("nj status 'my", 'nj status "my', "nj status my\\ j"):
-            assert after_tab(typed) == ["status", "my job"]
-        assert not list(home.glob("pwned*"))
-        screen.type("exit\n")
-        screen.end()
-    finally:
-        screen.close()
-
-
 def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
     jobs.resume("line", 1)
     jobs.pause("line")
@@ -6092,29 +6006,6 @@ def test_a_queued_job_whose_cookie_is_damaged_is_no_dead_end(jobs):
     assert due.status == STATUS.c_failed_start and "damaged" in due.error and due.last_pid is None
     for job_id in ("stopped", "removed", "due"):
         assert jobs.run(["true"], job_id, startsecs=60, queue="line").status == STATUS.c_finished
-
-
-def test_completion_answers_in_the_words_of_the_tool(cli, jobs):
-    def words(line, shell="zsh"):
-        return cli("completion", shell, "--", line).stdout.splitlines()
-    jobs.run(["true"], "a b", startsecs=60)
-    jobs.run(["true"], "new\nline", startsecs=60)
-    assert words("nodejobs ") == list(nodejobs.VERBS)
-    for verb, (_, _, _, options, _) in nodejobs.VERBS.items():
-        assert words("nodejobs %s --" % verb)[:-3] == [option[0] for option in options if option[0][:2] == "--"]
-    assert words("nodejobs list --status ") == list(nodejobs.ACTIVE + nodejobs.ENDED)
-    assert words("nodejobs logs --run 1 ") == words("x/y.py --db %s wait " % jobs.db_path) == ["a b"]
-    assert words("nodejobs --db /nowhere wait ") == words("nodejobs nonsense ") == words("nodejobs run ls ") == []
-    jobs.resume("q \u00e4", 1)
-    jobs.resume("-hidden", 1)
-    assert words("nodejobs queue ") == list(nodejobs.QUEUE_ACTIONS) and "--json" in words("nodejobs queue -")
-    assert words("nodejobs queue pause ") == words("nodejobs queue resume ") == words("nodejobs run --queue ") == ["q \u00e4"]
-    assert words("nodejobs queue first ") == words("nodejobs run --after ") == ["a b"]
-    assert words("nodejobs run --after-ok=") == ["--after-ok=a b"]
-    assert words("nodejobs queue list ") == words("nodejobs queue pause x ") == words("nodejobs run --env ") == []
-    assert words("nodejobs sta", "fish") == ["status\tshow everything about a job"]
-    assert words("nodejobs logs 'a", "bash") == ["a b"] and words("nodejobs logs a", "bash") == ["a\\ b"]
-    assert cli("completion", "tcsh").returncode == 2 and "only for bash, zsh, fish" in cli("completion", "tcsh").stderr
 
 
 def test_a_newcomer_is_told_the_way_out(cli, jobs, tmp_path):
@@ -7070,6 +6961,97 @@ def test_make_install_and_make_wheel_give_the_command(newcomer, tmp_path):
     subprocess.check_call(host_pip + ["--python", str(venv / "bin/python"), "install", "--quiet", "--no-deps", str(wheel)])
     assert subprocess.check_output([str(venv / "bin/nodejobs"), "--version"]).startswith(b"nodejobs ")
     subprocess.check_call([str(venv / "bin/python"), "-c", "from nodejobs.jobs import Jobs; import nodejobs"], cwd="/")
+
+
+# ------ completion in the shells ------
+
+COMPLETED = [  # what is typed before the tab, and what is on the line after it
+    ("nj stat", "nj status "), ("nj list --js", "nj list --json "), ("nj list --status=fini", "nj list --status=finished "),
+    ("nj list --status fini", "nj list --status finished "), ("nj stop --signal WINC", "nj stop --signal WINCH "),
+    ("nj wait web", "nj wait web:1=x "), ("nj wait web:1", "nj wait web:1=x "),
+    ("nj run -- cat only-a-f", "nj run -- cat only-a-file "), ("nj status none", "nj status none"),
+    ("nj queue resu", "nj queue resume "),
+    ("nj queue pause li", "nj queue pause line "), ("nj queue first w", "nj queue first web:1=x "),
+    ("nj run --queue li", "nj run --queue line "), ("nj run --after-ok w", "nj run --after-ok web:1=x ")]
+HOSTILE_IDS = ["my job", "$(touch pwned)", "`touch pwned2`;touch pwned3", "it's \"q\" \\ *", "é日"]
+SHELLS = {  # how it is started, and what makes nj a word that completes
+    "bash": (["bash", "--norc", "--noprofile", "-i"], "source {0}; complete -o default -F _nodejobs nj"),
+    "zsh": (["zsh", "-f", "-i"], "autoload -U compinit; compinit -u -D; source {0}; compdef _nodejobs nj"),
+    "fish": (["fish", "-N", "-i"], "source {0}; complete -c nj -f -a '(__nodejobs)'")}
+
+
+@pytest.mark.parametrize("shell", sorted(SHELLS))
+def test_the_real_shells_complete_verbs_options_and_ids_and_run_nothing(shell, jobs, store, tmp_path, compiled):
+    if not shutil.which(shell):
+        pytest.skip("there is no %s here (apt-get install %s)" % (shell, shell))
+    for job_id in HOSTILE_IDS + ["web:1=x"]:
+        jobs.run(["true"], job_id, startsecs=60)
+    jobs.resume("line", 1)
+    jobs.pause("line")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "only-a-file").write_text("")
+    # What the line has become is seen by what it runs: a program that notes its arguments. (No terminal to interpret.)
+    note = home / "note.py"
+    note.write_text("import sys; open(%r, 'a').write(repr(sys.argv[1:]) + '\\n')\n" % str(home / "noted"))
+    words, setup = SHELLS[shell]
+    (home / "bin").mkdir()
+    make_script(home / "bin" / "nodejobs", '#!/bin/sh\nexec %s %s "$@"\n' % (PYTHON, compiled), 0o755)
+    screen = Screen(words, store, columns=200, HOME=str(home), PS1="$ ", LC_ALL="C.UTF-8",
+                    TERM="dumb" if shell == "zsh" else "xterm", PATH="%s/bin:%s" % (home, os.environ["PATH"]))
+    try:
+        screen.type("cd %s\n" % home)
+        screen.type(setup.format(HERE / "examples" / ("completion." + shell)) + "\n")
+        notes = "function nj; %s %s $argv; end" if shell == "fish" else "nj() { %s %s \"$@\"; }"
+        screen.type(notes % (PYTHON, note) + "; printf '%s%s\\n' rea dy\n")
+        screen.until("ready")
+        number = 0
+
+        def after_tab(typed):
+            nonlocal number
+            screen.read()
+            screen.output = ""
+            screen.type(typed + "\t")
+            # The shell has completed when it echoes what follows; fish and zsh redraw, so look at what is noted instead.
+            screen.type(" end\n")
+            number += 1
+            return ast.literal_eval(lines_of(home / "noted", number)[-1])[:-1]
+        for typed, line in COMPLETED:
+            assert after_tab(typed) == line.split()[1:], typed
+        for job_id in HOSTILE_IDS:
+            start = {"my job": "my", "$(touch pwned)": "\\$", "`touch pwned2`;touch pwned3": "\\`",
+                     "it's \"q\" \\ *": "it", "é日": "é"}[job_id]
+            assert after_tab("nj status " + start) == ["status", job_id]
+        for typed in ("nj status 'my", 'nj status "my', "nj status my\\ j"):
+            assert after_tab(typed) == ["status", "my job"]
+        assert not list(home.glob("pwned*"))
+        screen.type("exit\n")
+        screen.end()
+    finally:
+        screen.close()
+
+
+@pytest.mark.parametrize("shell", sorted(SHELLS))
+def test_the_completions_know_every_verb_and_option(cli, shell):
+    text = (HERE / "examples" / ("completion." + shell)).read_text()
+    shown = cli("--help").stdout.partition("\n\n")[2].partition("\n\n")[2].partition("\n\n")[0]
+    verbs = re.findall(r"^  ([a-z]+) ", shown, re.M)
+    assert len(verbs) > 9 and " ".join(verbs) in " ".join(text.split())
+    for verb in verbs:
+        options = re.findall(r"^  (-[-a-z]+)", cli(verb, "--help").stdout, re.M)
+        start = re.search(r"^ +(case |\(?)%s\)?\s+(set )?options[ =]" % verb, text, re.M)
+        known = re.findall(r"-[-a-z]+", re.split(";;|case", text[start.end():])[0]) if start else []
+        assert known + ["--json", "--db", "--help"] == options, verb
+    for status in nodejobs.ACTIVE + nodejobs.ENDED:
+        assert re.search(r"\b%s\b" % status, text)
+
+
+def test_list_prints_ids_only_and_one_a_line(cli, jobs):
+    assert (cli("list", "-q").stdout, cli("list", "-q").returncode) == ("", 0)
+    for job_id in ("a b", "new\nline", "\x1b[2J", "it's $x"):
+        jobs.run(["true"], job_id, startsecs=60)
+    assert cli("list", "-q").stdout.splitlines() == ["a b", "new\\nline", "\\x1b[2J", "it's $x"]
+    assert cli("list", "-q", "--id", "a*").stdout == "a b\n"
 
 
 # ------ the live table ------
@@ -8796,8 +8778,7 @@ class TestEverywhere:
         nj.puppet("b")
         before = picture()
         for words in (["list"], ["status", "a"], ["status", "b"], ["logs", "a"], ["history", "b"], ["wait", "a"],
-                      ["list", "--json"], ["wait", "b", "--timeout", "0.1"], ["completion", "bash", "nodejobs status "],
-                      ["status", "nobody"]):
+                      ["list", "--json"], ["wait", "b", "--timeout", "0.1"], ["list", "-q"], ["status", "nobody"]):
             assert nj(*words).returncode in (0, 124, 125), words
         assert picture() == before and len(before) > 8
         assert nj("--db", nj.target.seen(nj.home / "none"), "list").returncode == 0
@@ -8877,12 +8858,9 @@ class TestEverywhere:
             found = nj(verb, "-h")
             assert found.returncode == 0 and "examples:\n" in found.stdout
 
-    def test_completion_knows_verbs_options_and_ids(self, nj):
+    def test_list_prints_ids_only(self, nj):
         nj("run", "--id", "backup", "--wait", "--", *nj.say("pass"))
-        assert nj("completion", "bash").stdout.startswith("# eval")
-        assert nj("completion", "bash", "nodejobs sta").stdout == "status\n"
-        assert nj("completion", "bash", "nodejobs run --fr").stdout == "--fresh\n"
-        assert nj("completion", "bash", "nodejobs wait ba").stdout == "backup\n"
+        assert nj("list", "-q").stdout == "backup\n"
 
     @pytest.mark.parametrize("env", [
         {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

@@ -221,7 +221,6 @@ VERBS = {
     "prune": lambda one: ["prune", "--keep", "0", "--id", one],
     "queue": lambda one: ["queue", "first", one],
     "install": lambda one: ["install", "--help"],  # it has no store
-    "completion": lambda one: ["completion", "bash"],
 }
 MORE = [["list", "--json"], ["prune"], ["prune", "--keep", "0"], ["prune", "--older-than", "0s"], ["prune", "--json"],
         ["queue", "list"], ["queue", "start"], ["queue", "pause", "q"], ["queue", "resume", "q"],
