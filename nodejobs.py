@@ -125,7 +125,6 @@ if TYPE_CHECKING:
     Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
     Ticket = Tuple[int, str, str]  # a run's place in its queue: number, cookie, kind
     Option = Tuple[str, str, Any, Any, str]
-    Column = Tuple[str, int, List[str]]  # title, width to which it may be cut, cells
 
 __version__ = "1.0.0"
 __all__ = ["Jobs", "BaseData", "Field", "JobRecord", "JobFilter", "JobRecordDict", "JobEvent", "QueueRecord",
@@ -5592,6 +5591,9 @@ EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SIGNAL = 126, 127, 128
 TAIL_LINES, TAIL_BYTES = 10, 65536  # of a failed run's stderr, what is shown and what is read for it
 # What a terminal obeys and does not show: colours and other CSI, titles and other strings (OSC, DCS ...), the rest.
 ESCAPES = r"\033(\[[0-?]*[ -/]*[@-~]|[]PX^_][^\a\033\n]*(\a|\033\\)|[ -/]*[0-~])"
+LIST_TITLES = "ID STATUS EXIT TIME STARTED COMMAND"
+HISTORY_TITLES = "RUN STATUS EXIT TIME STARTED ERROR"
+NARROW = 12  # columns of a terminal, to which a table may cut an id, a status or a command
 COLOURS = {FINISHED: "32", FAILED: "31", FAILED_START: "31", LOST: "35", STOPPED: "33"}
 
 
@@ -5688,25 +5690,11 @@ def width_of(text: str) -> int:
 def fit(text: str, width: int) -> str:
     """Pad or cut printable text to a number of columns."""
     if width_of(text) > width:
-        end, room = 0, width - 1
-        while end < len(text) and width_of(text[end]) <= room:
-            room -= width_of(text[end])
-            end += 1
-        text = text[:end] + "~"
+        text = text[:width]
+        while width_of(text) >= width:
+            text = text[:-1]
+        text += "~"
     return text + " " * (width - width_of(text))
-
-
-def fit_items(text: str, width: int) -> str:
-    """Pad printable text to a number of columns, or cut it after one of its items: "queued, after a, ~"."""
-    if width_of(text) > width:
-        first, *items = text.split(", ")
-        text = first + ", ~"
-        for item in items:
-            longer = text[:-1] + item + ", ~"
-            if width_of(longer) > width:
-                break
-            text = longer
-    return fit(text, width)
 
 
 def terminal_width(stream: "Any" = None, without: int = 1000000) -> int:
@@ -5727,21 +5715,22 @@ def coloured(status: str, text: str) -> str:
 
 
 def human_seconds(seconds: "Optional[float]") -> str:
-    """Write a duration for eyes: 3.2s, 1m05s, 2h03m, 3d04h."""
+    """Write a duration for eyes: 3.2s, 1m05s, 2h03m, 3d04h; "" if it is not known."""
     if seconds is None or not 0 <= seconds < 1e12:
-        return "-"
+        return ""
     if seconds < 60:
         return "%.1fs" % seconds
-    size, unit, part, small = ((86400, "d", 3600, "h") if seconds >= 86400 else
-                               (3600, "h", 60, "m") if seconds >= 3600 else (60, "m", 1, "s"))
-    return "%d%s%02d%s" % (seconds // size, unit, seconds % size // part, small)
+    for unit, name, part, part_name in (86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"):
+        if seconds >= unit:
+            break
+    return "%d%s%02d%s" % (seconds // unit, name, seconds % unit // part, part_name)
 
 
 def local_time(text: "Optional[str]") -> str:
-    """Write a record's time as local time."""
+    """Write a record's time as local time; "" if it is not known."""
     seconds = epoch_time(text)
     try:
-        return text or "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+        return text or "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (ValueError, OverflowError, OSError):  # with 32 bits there is no time after 2038
         return str(text)
 
@@ -5763,66 +5752,55 @@ def state_of(record: JobRecord) -> str:
     return text
 
 
-def table(records: "Sequence[JobRecord]", first: "Column", last: "Column", times: "List[str]",
-          room: int) -> "Iterator[str]":
-    """Yield a line for each record. `first` and `last` are a title, a width and the cells of a column.
+def row_of(record: JobRecord, first: str, last: str) -> "List[str]":
+    """Return the cells of a record's row in a table; what stands in the first and the last is the caller's matter."""
+    exit_code = "" if record.exit_code is None else str(record.exit_code)
+    return [first, state_of(record), record.signal or exit_code, human_seconds(record.duration),
+            local_time(record.started_at), last]
 
-    They and STATUS share what room the others leave, and are cut to that width if they must be. The others are cut
-    first, as no number and no time of ours is that wide. What does not fit even so is dropped from the right.
+
+def say_table(titles: str, rows: "List[List[str]]") -> None:
+    """Print a table, no wider than the terminal.
+
+    The first, the second and the last column share the room that the others leave: the widest of them is cut until the
+    row fits. Where all three are narrow already, the column at the right is dropped.
     """
-    columns = [first,
-               ("STATUS", 12, [state_of(record) for record in records]),
-               ("EXIT", 10, [str(record.signal or ("-" if record.exit_code is None else record.exit_code))
-                             for record in records]),
-               ("TIME", 11, times),
-               ("STARTED", 19, [local_time(record.started_at) for record in records]),
-               last]
-    cells = [[title] + [printable(cell) for cell in column] for title, _, column in columns]
-    widths = [max(map(width_of, column)) for column in cells]
-    least = [min(width, column[1]) for width, column in zip(widths, columns)]
-    while len(least) > 1 and sum(least) + 2 * len(least) - 2 > room:
-        del least[-1], widths[-1]
-    for index, keep in ((2, 0), (3, 0), (4, 0), (0, room // 3), (1, room // 4), (5, 0), (1, 0), (0, 0)):
-        excess = sum(widths) + 2 * len(widths) - 2 - room
-        if excess > 0 and index < len(widths):
-            widths[index] = max(widths[index] - excess, min(max(keep, least[index]), widths[index]))
-    for number, row in enumerate(zip(*cells)):
-        parts = [(fit_items if index == 1 else fit)(row[index], min(width, room)) for index, width in enumerate(widths)]
+    room = terminal_width()
+    cells = [titles.split()] + [[printable(cell) or "-" for cell in row] for row in rows]
+    widths = [min(max(map(width_of, column)), room) for column in zip(*cells)]
+    flexible = {0, 1, len(widths) - 1}
+
+    while len(widths) > 1 and sum(widths) + 2 * len(widths) - 2 > room:
+        widest = max(flexible & set(range(len(widths))), key=widths.__getitem__)
+        if widths[widest] > NARROW:
+            widths[widest] -= 1
+        else:
+            widths.pop()
+
+    for number, row in enumerate(cells):
+        parts = [fit(cell, width) for cell, width in zip(row, widths)]
         parts[-1] = parts[-1].rstrip()
-        if number and parts[1:]:
+        if number and len(parts) > 1:
             parts[1] = coloured(row[1].partition(",")[0], parts[1])
-        yield "  ".join(parts)
-
-
-def usual_duration(records: "Iterable[JobRecord]") -> "Optional[float]":
-    """Return the median duration of those of a job's runs that finished; None if none did."""
-    durations = sorted([record.duration for record in records
-                        if record.status == FINISHED and record.duration is not None])
-    return (durations[(len(durations) - 1) // 2] + durations[len(durations) // 2]) / 2 if durations else None
+        say("  ".join(parts))
 
 
 def usual_of(jobs: Jobs, record: JobRecord) -> "Optional[float]":
-    """Return how long a running job usually takes; None if it does not run, or nobody knows."""
-    if record.status not in ACTIVE or record.duration is None or record.run < 2:
+    """Return the median duration of a running job's finished runs; None if it does not run, or none has finished."""
+    if record.status not in ACTIVE or record.duration is None:
         return None
-    return usual_duration(jobs.history(record.self_id))
-
-
-def is_slow(record: JobRecord, usual: "Optional[float]") -> bool:
-    """Tell whether a running job takes twice as long as usual; within its first second nothing is slow."""
-    return usual is not None and record.duration > max(2 * usual, 1.0)
+    durations = sorted([run.duration for run in jobs.history(record.self_id)
+                        if run.status == FINISHED and run.duration is not None])
+    return durations[len(durations) // 2] if durations else None
 
 
 def progress(record: JobRecord, usual: float) -> str:
     """Draw how far a running job is, and say the time left."""
+    left = "usually it takes " + human_seconds(usual)
     done = record.duration / max(usual, 0.001)
-    if is_slow(record, usual):
-        left = "takes twice as long as usual (%s)" % human_seconds(usual)
-    elif done >= 1:
-        left = "usually it takes %s" % human_seconds(usual)
-    else:
+    if done < 1:
         left = "%d%%, about %s left" % (done * 100, human_seconds(usual - record.duration))
-    return "[%s] %s" % ("".join(["#" if (step + 1) / 20 <= done else "-" for step in range(20)]), left)
+    return "[%s] %s" % (("#" * int(min(done, 1) * 20)).ljust(20, "-"), left)
 
 
 def one_line(record: JobRecord) -> str:
@@ -5832,11 +5810,13 @@ def one_line(record: JobRecord) -> str:
         text += ": " + record.error
     elif record.signal:
         text += " by " + record.signal
-    if record.ended:
-        return "%s (run %s%s)" % (text, record.run,
-                                  ", %s" % human_seconds(record.duration) if record.duration is not None else "")
-    return text + (" (run %s)" % record.run if record.status == QUEUED else
-                   " (run %s, pid %s)" % (record.run, record.last_pid))
+
+    facts = ["run %s" % record.run]
+    if record.ended and record.duration is not None:
+        facts.append(human_seconds(record.duration))
+    elif not record.ended and record.status != QUEUED:
+        facts.append("pid %s" % record.last_pid)
+    return "%s (%s)" % (text, ", ".join(facts))
 
 
 def tail(path: str, lines: int) -> LogTail:
@@ -5858,30 +5838,38 @@ def tail(path: str, lines: int) -> LogTail:
     return LogTail(path, max(place, 0))
 
 
+def end_of(path: str) -> "Tuple[int, bytes]":
+    """Return a bounded piece of a log's end, and where it begins."""
+    begin, found, part = max(LogTail(path, None).offset - TAIL_BYTES, 0), b"", b"-"
+    log = LogTail(path, begin)
+    while part and len(found) < TAIL_BYTES:
+        part = log.read()
+        found += part
+    log.close()
+    return begin, found
+
+
 def error_tail(record: JobRecord, room: int) -> "List[str]":
     """Return the newest lines of stderr, safe to print and cut to so many columns, if the run failed."""
     if record.status not in (FAILED, FAILED_START):
         return []
-    path, raw, part = record.stdout_path if record.merge else record.stderr_path, b"", b"-"
     try:
-        begin = max(LogTail(path, None).offset - TAIL_BYTES, 0)
-        log = LogTail(path, begin)
-        while part and len(raw) < TAIL_BYTES:
-            part = log.read()
-            raw += part
-        log.close()
+        begin, raw = end_of(record.stdout_path if record.merge else record.stderr_path)
     except OSError:
         return []
+    if not raw:
+        return []
+
     text = raw.decode("utf-8", "replace")
     if "\033" in text:
         import re
         text = re.sub(ESCAPES, "", text)
+
     # What a carriage return overwrites is not seen on a terminal either.
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    if begin:  # of a line that began before, the end is the newest
-        lines[0] = printable(lines[0][-room:])[-room:]
-    lines = lines[:len(lines) - (lines[-1] == "")][-TAIL_LINES:]
-    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines]
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")]
+    if begin:
+        lines[0] = printable(lines[0][-room:])[-room:]  # of a line that began before, the end is the newest
+    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines[-TAIL_LINES:]]
 
 
 def start_exit_code(record: JobRecord) -> int:
@@ -6095,118 +6083,57 @@ SIGNAL_REASONS = {"SIGKILL": "somebody killed it, or the machine ran out of memo
                   "SIGPIPE": "nobody read its output any more", "SIGTERM": "somebody asked it to end, not by `stop`"}
 
 
-def ago(text: "Optional[str]") -> str:
-    return human_seconds(max(time.time() - (epoch_time(text) or 0.0), 0.0)) + " ago"
-
-
 def why_queued(jobs: Jobs, record: JobRecord) -> str:
     """Say what a queued job waits for."""
-    if record.error:
-        return str(record.error)
     if record.waits_for:
-        needed = [job_id for job_id, _, _ in record.after_ok or ()]
-        return "it waits until " + " and ".join(["%s has %s" % (job_id, "finished" if job_id in needed else "ended")
-                                                for job_id in record.waits_for])
-    with Translate("read", jobs.db_path):
-        queue = None if record.queue is None else jobs._queue(record.queue)
-    due = "it is due; if nobody was there to start it, `queue start` does, and any run, wait or stop of %s" % (
-        record.user)
-    if queue is None:
-        return due
-    if queue.error:
-        return "of the queue %s, %s" % (record.queue, queue.error)
-    if queue.paused:
+        return "it waits for " + ", ".join(record.waits_for)
+    queue = jobs.queues().get(record.queue)
+    if queue is not None and queue.error:
+        return "of the queue %s, %s" % (queue.queue, queue.error)
+    if queue is not None and queue.paused:
         return "the queue %s was paused by %s; `queue resume %s` lets it go on" % (
-            record.queue, queue.paused_by, record.queue)
-    if len(queue.running) >= queue.slots:
-        return "it is number %s in the queue %s, of which %s" % (
-            record.position, record.queue, "%s runs" % queue.running[0] if len(queue.running) == 1 else
-            "%d run: %s" % (len(queue.running), ", ".join(queue.running)))
-    return due if record.position == 1 else "it is number %s in the queue %s" % (record.position, record.queue)
+            queue.queue, queue.paused_by, queue.queue)
+    if queue is not None and len(queue.running) >= queue.slots:
+        return "it is number %s in the queue %s; running: %s" % (
+            record.position, queue.queue, ", ".join(queue.running))
+    return "it is due; if nobody was there to start it, `queue start` does, and any run, wait or stop"
 
 
-def story(record: JobRecord) -> str:
-    """Say in words what became of a job, by whom, and when."""
-    text = record.error or "exit code %s" % record.exit_code
-    if record.status == STARTING:
-        text = "it is being started"
-    elif record.status == RUNNING:
-        text = "it has been running for " + human_seconds(record.duration)
-    elif record.status == STOPPING:
-        text = "%s, asked it to stop by %s, %s; it still runs" % (
-            record.stopped_by, record.stop_signal, ago(record.last_update))
-    elif record.status == STOPPED:
-        text = "%s, stopped it%s" % (record.stopped_by or "somebody",
-                                     " by " + record.stop_signal if record.stop_signal else "")
-        if record.signal not in (None, record.stop_signal):
-            text += ", but only %s ended it" % record.signal
-        elif record.exit_code is not None:
-            text += ", and it ended with exit code %s" % record.exit_code
-    elif record.status == FAILED:
-        name = record.signal or signal_name(max((record.exit_code or 0) - EXIT_SIGNAL, 0))
-        reason = SIGNAL_REASONS.get(name, "")
-        if text == "killed by " + name and reason:
-            text += " (%s)" % reason
-        elif text == "exit code %s" % record.exit_code and not name[3:].isdecimal():  # that is no signal's number
-            text += " (as a shell says that %s ended its command%s)" % (name, reason and ": " + reason)
-    if record.error and record.error not in text:
-        text += "; " + record.error
-    if record.ended_at:
-        text += ", %s" % ago(record.ended_at)
-    return text + (", after %s" % human_seconds(record.duration) if record.ended and record.started_at else "")
+def why(jobs: Jobs, record: JobRecord) -> "Optional[str]":
+    """Say in words why a job stands as it does; None if there is nothing to say."""
+    if record.status == QUEUED:
+        return record.error or why_queued(jobs, record)
+    if record.status in (STOPPING, STOPPED):
+        text = record.stopped_by or "somebody"
+        text += ", asked it to stop" if record.status == STOPPING else ", stopped it"
+        text += " by " + record.stop_signal if record.stop_signal else ""
+        return text + ("; " + record.error if record.error else "")
+
+    reason: "Optional[str]" = record.error
+    name = record.signal or signal_name(max((record.exit_code or 0) - EXIT_SIGNAL, 0))  # of a shell's child
+    if name in SIGNAL_REASONS and reason in ("killed by " + name, "exit code %s" % record.exit_code):
+        reason += " (%s: %s)" % (name, SIGNAL_REASONS[name])
+    return reason
 
 
-def command_line(jobs: Jobs, words: "Sequence[str]") -> str:
-    """Write a command line of ours as the user would have to type it here."""
-    name = sys.argv[0] if sys.argv[0] not in ("", "-c") else "-"
-    program = [platform.python_name, name] if name == "-" or name.endswith(".py") else [
-        os.path.basename(name) if os.path.dirname(name) in os.get_exec_path() else name]
-    try:
-        elsewhere = jobs.db_path != full_path(default_db_path())
-    except (NodejobsError, OSError):  # there is no such default
-        elsewhere = True
-    return command_text(program + (["--db", jobs.db_path] if elsewhere else []) + list(words)) + (
-        " < nodejobs.py" if name == "-" else "")
+def facts_of(jobs: Jobs, record: JobRecord) -> "List[Tuple[str, Any]]":
+    """Return what `status` shows of a record: titles and values; what is None or "" is not known."""
+    usual = usual_of(jobs, record)
 
+    used = human_seconds(record.cpu_seconds)
+    if used:
+        used += " of CPU"
+    if used and record.max_rss_kb:
+        used += ", at most %.1f MB" % (record.max_rss_kb / 1024.0)
 
-def next_steps(jobs: Jobs, record: JobRecord, newest: bool) -> "List[str]":
-    """Return the command lines that the user may want next."""
-    job = ["--", record.self_id] if record.self_id[:1] == "-" else [record.self_id]
-    steps = [["logs"] + ([] if newest else ["--run", str(record.run)]) + job]
-    if newest and not record.ended:
-        steps[0].insert(1, "-f")
-        steps += [["wait"] + job, ["stop"] + job]
-        if record.position is not None and record.position > 1:
-            steps.append(["queue", "first"] + job)
-    if record.ended and record.left_behind:
-        steps.append(["stop"] + job)
-    if record.run and record.run > 1:
-        steps.append(["history"] + job)
-    if newest and record.ended and record.command:
-        again = ["run", "--id", record.self_id]
-        for flag, value in (("--cwd", record.cwd if record.cwd != working_directory() else None),
-                            ("--timeout", record.timeout), ("--max-log", record.max_log),
-                            ("--queue", record.queue)):
-            again += [flag, "%g" % value if isinstance(value, float) else str(value)] if value is not None else []
-        again += ["--merge"] if record.merge else []
-        steps.append(again + (["--", *record.command] if isinstance(record.command, list) else ["-c", record.command]))
-    lines = [command_line(jobs, words) for words in steps]
-    return [line for line in lines if printable(line) == line]  # what had to be escaped would be another command
-
-
-def verb_status(jobs: Jobs, options: "Any") -> int:
-    record = find(jobs, options)
-    if options.json:
-        say_json(record)
-        return 0
-    say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
     process = "pid %s of %s on %s" % (record.last_pid, record.user, record.host)
     if record.monitored is False and record.status != STARTING:
         process += "; its monitor was killed, so its exit code will not be known"
-    ended = local_time(record.ended_at) + (", after %s" % human_seconds(record.duration) if record.started_at else "")
-    usual = usual_of(jobs, record)
-    rows = [
-        ("why", why_queued(jobs, record) if record.status == QUEUED else story(record)),
+
+    dropped = "%s bytes of output, to keep its logs below %s" % (record.dropped_bytes, record.max_log)
+    added = [(key, record[key]) for key in record if key not in JobRecord.fields]
+    return [
+        ("why", why(jobs, record)),
         ("progress", None if usual is None else progress(record, usual)),
         ("exit code", record.exit_code),
         ("signal", record.signal),
@@ -6214,26 +6141,36 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         ("directory", record.cwd),
         ("run", record.run),
         ("queue", record.queue),
-        ("queued", local_time(record.queued_at) if record.queued_at else None),
-        ("started", local_time(record.started_at) if record.started_at else None),
-        ("ended", ended if record.ended_at else None),
-        ("may run for", None if record.timeout is None or record.ended else human_seconds(record.timeout)),
-        ("used", None if record.cpu_seconds is None else human_seconds(record.cpu_seconds) + " of CPU" + (
-            ", at most %.1f MB" % (record.max_rss_kb / 1024.0) if record.max_rss_kb else "")),
+        ("queued", local_time(record.queued_at)),
+        ("started", local_time(record.started_at)),
+        ("ended", local_time(record.ended_at)),
+        ("time", human_seconds(record.duration)),
+        ("may run for", "" if record.ended else human_seconds(record.timeout)),
+        ("used", used),
         ("process", process if record.last_pid else None),
-        ("left behind", ", ".join([str(pid) for each in ([record] if options.run else jobs.history(record.self_id))
-                                   if each.ended for pid, _ in each.left_behind or ()]) or None),
-        ("dropped", "%d bytes of output, to keep its logs below %d" % (record.dropped_bytes, record.max_log or 0)
-         if record.dropped_bytes else None),
+        ("dropped", dropped if record.dropped_bytes else None),
         ("stdout", record.stdout_path),
-        ("stderr", "in stdout" if record.merge else record.stderr_path)]
-    for title, value in rows + [(key, record.get(key)) for key in record if key not in JobRecord.fields]:
-        if value is not None:
+        ("stderr", "in stdout" if record.merge else record.stderr_path)] + added
+
+
+def verb_status(jobs: Jobs, options: "Any") -> int:
+    record = find(jobs, options)
+    if options.json:
+        say_json(record)
+        return 0
+
+    say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
+    facts = facts_of(jobs, record)
+    left = [pid for each in ([record] if options.run else jobs.history(record.self_id))
+            if each.ended for pid, _ in each.left_behind or ()]
+    if left:
+        facts.append(("left behind", "pid %s; `stop` ends it" % ", ".join(map(str, left))))
+    for title, value in facts:
+        if value not in (None, ""):
             say("  %-11s  %s" % (printable(title), printable(str(value))))
+
     for number, line in enumerate(error_tail(record, max(terminal_width(without=517) - 17, 20))):
         say("  %-11s  | %s" % ("" if number else "last lines", line))
-    for number, line in enumerate(next_steps(jobs, record, options.run is None)):
-        say("  %-11s  %s" % ("" if number else "next", line))
     return 0
 
 
@@ -6254,16 +6191,6 @@ def listed(jobs: Jobs, options: "Any") -> "List[Any]":
     return records if options.n is None else records[len(records) - min(options.n, len(records)):]
 
 
-def job_table(jobs: Jobs, records: "List[Any]", room: int) -> "Iterator[str]":
-    """Yield the table of `list`."""
-    times = []
-    for record in records:
-        usual = usual_of(jobs, record) if record.status in (RUNNING, STOPPING) else None
-        times.append(human_seconds(record.duration) + (" slow" if is_slow(record, usual) else ""))
-    return table(records, ("ID", max(room // 5, 8), [record.self_id for record in records]),
-                 ("COMMAND", 12, [command_text(record.command) for record in records]), times, room)
-
-
 def verb_list(jobs: Jobs, options: "Any") -> int:
     records = listed(jobs, options)
     if options.json:
@@ -6272,8 +6199,7 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
         for record in records:
             say(printable(record.self_id))
     elif records or options.n == 0:
-        for line in job_table(jobs, records, terminal_width()):
-            say(line)
+        say_table(LIST_TITLES, [row_of(record, record.self_id, command_text(record.command)) for record in records])
     else:
         complain("no such jobs in %s" % jobs.db_path if filter_of(options) else
                  "no jobs in %s yet; `run -- COMMAND` starts one" % jobs.db_path)
@@ -6287,10 +6213,7 @@ def verb_history(jobs: Jobs, options: "Any") -> int:
     if options.json:
         say_json(records)
     else:
-        for line in table(records, ("RUN", 3, [str(record.run) for record in records]),
-                          ("ERROR", 12, [record.error or "" for record in records]),
-                          [human_seconds(record.duration) for record in records], terminal_width()):
-            say(line)
+        say_table(HISTORY_TITLES, [row_of(record, str(record.run), record.error or "") for record in records])
     return 0
 
 

