@@ -817,34 +817,15 @@ class Platform:
         """
         raise NotImplementedError
 
-    def open(self, path: str, flags: int, directory: "Any" = None) -> int:
-        """Open a file as os.open does, relative to a `directory` of open_directory's; through no link.
+    def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
+        """Open a file as os.open does, but through no link in its own place: a reader may look at anybody's store.
 
         No child inherits the descriptor, a FIFO does not block, and with O_APPEND every write goes to the end.
         """
         raise NotImplementedError
 
-    def open_directory(self, path: str, parent: "Any" = None) -> "Any":
-        """Return a handle of a directory, which is no link. os.listdir takes it; to be closed by close_directory."""
-        raise NotImplementedError
-
-    def close_directory(self, directory: "Any") -> None:
-        raise NotImplementedError
-
-    def at(self, directory: "Any", name: str) -> "Tuple[str, Optional[int]]":
-        """Return path and dir_fd with which the functions of os reach a name in a directory."""
-        raise NotImplementedError
-
-    def move(self, name: str, directory: "Any", to: str) -> None:
+    def move(self, path: str, to: str) -> None:
         """Rename a directory, of which we may have the lock, whole and at once; OSError if it cannot go now."""
-        raise NotImplementedError
-
-    def identity(self, directory: "Any") -> "Tuple[int, int]":
-        """Return numbers that no other directory has."""
-        raise NotImplementedError
-
-    def is_private(self, place: "Any") -> bool:
-        """Tell whether nobody but our user can change an open file or directory."""
         raise NotImplementedError
 
     def distrust(self, path: str) -> "Tuple[str, str]":
@@ -926,7 +907,7 @@ class Platform:
         """
         raise NotImplementedError
 
-    def take_lock(self, name: str, directory: "Any", seconds: float) -> int:
+    def take_lock(self, path: str, seconds: float) -> int:
         """Open and take the job's lock, which a monitor may inherit; -1 if others hold it for that long."""
         raise NotImplementedError
 
@@ -967,7 +948,7 @@ class Platform:
         """Part from the launcher: be a process that nobody has to wait for, and that nothing but SIGKILL ends."""
         raise NotImplementedError
 
-    def take_run_lock(self, directory: "Any") -> int:
+    def take_run_lock(self, path: bytes) -> int:
         """Take the run's lock (rule 3)."""
         raise NotImplementedError
 
@@ -978,7 +959,7 @@ class Platform:
         """Return the size of the blocks that a file's disk gives out."""
         raise NotImplementedError
 
-    def sync_directories(self, directory: "Any") -> None:
+    def sync_directories(self, path: "Any") -> None:
         """Make it last that a new file is in a run's directory, where the system can do that."""
         raise NotImplementedError
 
@@ -1032,10 +1013,10 @@ class Posix(Platform):
     users: "Dict[int, str]" = {}
     monitor_os = "posix"
     monitor_needs: "Tuple[str, ...]" = (
-                     "open", "open_directory", "at", "identity", "begin_monitor", "take_run_lock", "drop_run_lock",
+                     "open", "begin_monitor", "take_run_lock", "drop_run_lock",
                      "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
                      "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
-                     "adopted", "await_adopted", "is_private", "start_apart", "ready")
+                     "adopted", "await_adopted", "start_apart", "ready")
 
     def host(self) -> str:
         return os.uname().nodename
@@ -1067,30 +1048,12 @@ class Posix(Platform):
         programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
         return {"argv": argv, "programs": programs}
 
-    def open(self, path: str, flags: int, directory: "Optional[int]" = None) -> int:
+    def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW | (0 if flags & os.O_CREAT else os.O_NONBLOCK)
-        # A lock is for its owner only: whoever may open it for reading can hold it for ever.
-        return os.open(path, flags, 0o600 if path[-4:] == "lock" else 0o644, dir_fd=directory)
+        return os.open(path, flags, mode)
 
-    def open_directory(self, path: str, parent: "Optional[int]" = None) -> int:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-
-    def close_directory(self, directory: int) -> None:
-        os.close(directory)
-
-    def at(self, directory: "Optional[int]", name: str) -> "Tuple[str, Optional[int]]":
-        return name, directory
-
-    def move(self, name: str, directory: "Optional[int]", to: str) -> None:
-        os.rename(name, to, src_dir_fd=directory)
-
-    def identity(self, directory: int) -> "Tuple[int, int]":
-        found = os.fstat(directory)
-        return found.st_dev, found.st_ino
-
-    def is_private(self, place: int) -> bool:
-        found = os.fstat(place)
-        return found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    def move(self, path: str, to: str) -> None:
+        os.rename(path, to)
 
     def user_name(self, uid: int) -> str:
         """Return the name of a user; the number where it has none."""
@@ -1127,12 +1090,12 @@ class Posix(Platform):
             path = os.path.dirname(path)
         return os.stat(path).st_uid == os.geteuid()
 
-    def take_lock(self, name: str, directory: int, seconds: float) -> int:
+    def take_lock(self, path: str, seconds: float) -> int:
         # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
         # inherit it. It has no timed form; a start takes milliseconds, so there is nothing to tune.
         import fcntl
         deadline = time.monotonic() + seconds
-        fd = self.open(name, os.O_RDWR | os.O_CREAT, directory)
+        fd = self.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # whoever may open it for reading can hold it for ever
         try:
             while True:
                 try:
@@ -1470,8 +1433,8 @@ class Posix(Platform):
                 except OSError:
                     pass
 
-    def take_run_lock(self, directory: int) -> int:
-        lock = self.open("lock", os.O_RDWR | os.O_CREAT, directory)
+    def take_run_lock(self, path: bytes) -> int:
+        lock = self.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.lockf(lock, os.F_LOCK, 0)
         return lock
 
@@ -1481,21 +1444,23 @@ class Posix(Platform):
     def block_size(self, fd: int) -> int:
         return os.fstatvfs(fd).f_frsize
 
-    def sync_directories(self, directory: int) -> None:
-        for path in (".", "..", "../.."):
+    def sync_directories(self, path: "Any") -> None:
+        parents = (path, path + b"/..", path + b"/../..") if isinstance(path, bytes) else (
+            path, path + "/..", path + "/../..")
+        for each in parents:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                pass  # the file system cannot, or may not; there is nothing safer to do
-        if os.uname().sysname == "Darwin":  # there fsync(2) leaves it in the disk's own cache
+                continue
             try:
-                __import__("fcntl").fcntl(directory, 51)  # F_FULLFSYNC
+                os.fsync(fd)
+                if os.uname().sysname == "Darwin":  # there fsync(2) leaves it in the disk's own cache
+                    import fcntl
+                    fcntl.fcntl(fd, 51)  # F_FULLFSYNC
             except (ImportError, OSError):
-                pass
+                pass  # the file system cannot, or may not; there is nothing safer to do
+            finally:
+                os.close(fd)
 
     def adopt_orphans(self, cookie: bytes) -> None:
         pass
@@ -2061,12 +2026,12 @@ class Windows(Platform):
 
     monitor_os, python_name = "nt", "python"
     store_mode = 0o777  # %LOCALAPPDATA% is private anyway; Python's 0o700 would part a user from the same one elevated
-    monitor_needs = ("kernel", "create_file", "open", "open_directory", "at", "identity", "begin_monitor",
+    monitor_needs = ("kernel", "create_file", "open", "native", "begin_monitor",
                      "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
                      "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
                      "await_handles", "ask", "ask_when_told", "as_fd", "adopted", "await_adopted", "members",
                      "is_console", "process", "has_long_paths", "start_time", "mark", "cookie_of",
-                     "is_private", "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree",
+                     "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree",
                      "end_trees")
 
     def kernel(self) -> "Any":
@@ -2181,14 +2146,14 @@ class Windows(Platform):
             raise error
         return int(handle)
 
-    def open(self, path: "Any", flags: int, directory: "Optional[str]" = None) -> int:
+    def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
         # os.open would not let anybody rename or delete the file while we have it open. Who may only append
         # (FILE_APPEND_DATA) writes at the end, atomically. Reading comes with it where it was asked for.
         access = 0x80000000 if flags & 3 != os.O_WRONLY else 0
         if flags & 3 != os.O_RDONLY:
             access |= 0x00100004 if flags & os.O_APPEND else 0x40000000
         creation = 1 if flags & os.O_EXCL else 4 if flags & os.O_CREAT else 3
-        return self.as_fd(self.create_file(self.at(directory, path)[0], access, 7, creation), flags & 3)
+        return self.as_fd(self.create_file(self.native(path), access, 7, creation), flags & 3)
 
     def as_fd(self, handle: int, flags: int) -> int:
         """Return a descriptor that has this handle from now on."""
@@ -2199,33 +2164,14 @@ class Windows(Platform):
             __import__("_winapi").CloseHandle(handle)
             raise
 
-    def open_directory(self, path: str, parent: "Optional[str]" = None) -> str:
-        path = self.at(parent, path)[0]
-        if len(path) > 218 and not self.has_long_paths():  # of 259, the longest name in a run takes 40
-            raise OSError(38, "the path is too long for this Windows; LongPathsEnabled would allow it", path)
-        found = os.lstat(path)
-        if found.st_mode & 0xF000 != 0x4000 or getattr(found, "st_reparse_tag", False):
-            raise NotADirectoryError(20, "it is no directory", path)
-        return path
+    def native(self, path: "Any") -> str:
+        """Return a path as text."""
+        return path.decode("utf-8", "surrogatepass") if isinstance(path, bytes) else str(path)
 
-    def has_long_paths(self) -> bool:
-        ctypes: "Any" = __import__("ctypes")
-        try:
-            return bool(ctypes.WinDLL("ntdll").RtlAreLongPathsEnabled() & 0xFF)
-        except AttributeError:
-            return True  # wine
-
-    def close_directory(self, directory: str) -> None:
-        pass
-
-    def at(self, directory: "Optional[str]", name: "Any") -> "Tuple[str, Optional[int]]":
-        name = name.decode("utf-8", "surrogatepass") if isinstance(name, bytes) else name
-        return (name if directory is None else directory + SEP + name), None
-
-    def move(self, name: str, directory: "Optional[str]", to: str) -> None:
+    def move(self, path: str, to: str) -> None:
         # A directory cannot go while a file in it is open. The lock, which we have open ourselves, goes first.
         # Whoever makes a new one then keeps the directory where it is, and it is theirs.
-        path, aside = self.at(directory, name)[0], to + "." + LOCK
+        aside = to + "." + LOCK
         deadline = time.monotonic() + 1.0
         ours = True
         while True:
@@ -2244,13 +2190,6 @@ class Windows(Platform):
                 if time.monotonic() >= deadline:
                     raise PermissionError(errno.EACCES, "a file in it is open in another program", path) from None
             time.sleep(POLL_SECONDS)
-
-    def identity(self, directory: str) -> "Tuple[int, int]":
-        found = os.lstat(directory)
-        return found.st_dev, found.st_ino
-
-    def is_private(self, place: "Any") -> bool:
-        return True
 
     def boot_id(self) -> str:
         # NtQuerySystemInformation(SystemTimeOfDayInformation): the time of the boot, and by how much it was
@@ -2336,13 +2275,13 @@ class Windows(Platform):
     def reap(self, pid: int, wait: bool) -> bool:
         return True
 
-    def take_lock(self, name: str, directory: str, seconds: float) -> int:
+    def take_lock(self, path: "Any", seconds: float) -> int:
         # Open for writing, and shared with readers only: a second one is refused, until the last handle is
         # closed or its process dies. Handles are inherited, so a starting monitor keeps the lock.
         deadline = time.monotonic() + seconds
         while True:
             try:
-                return self.as_fd(self.create_file(self.at(directory, name)[0], 0x40000000, 5, 4), os.O_WRONLY)
+                return self.as_fd(self.create_file(self.native(path), 0x40000000, 5, 4), os.O_WRONLY)
             except OSError as error:
                 if getattr(error, "winerror", 0) != 32:  # ERROR_SHARING_VIOLATION
                     raise
@@ -2535,8 +2474,8 @@ class Windows(Platform):
         self.events: "List[int]" = []
         self.kernel().SetConsoleCtrlHandler(None, False)  # whether Ctrl-C is ignored is inherited
 
-    def take_run_lock(self, directory: str) -> int:
-        return self.take_lock("lock", directory, RETRY_SECONDS)
+    def take_run_lock(self, path: bytes) -> int:
+        return self.take_lock(path, RETRY_SECONDS)
 
     def drop_run_lock(self, lock: int) -> None:
         null = os.open(NULL, os.O_RDWR)
@@ -2546,7 +2485,7 @@ class Windows(Platform):
     def block_size(self, fd: int) -> int:
         return 4096
 
-    def sync_directories(self, directory: str) -> None:
+    def sync_directories(self, path: "Any") -> None:
         pass  # NTFS keeps a journal of its own
 
     def adopt_orphans(self, cookie: bytes) -> None:
@@ -3089,25 +3028,14 @@ class Translate:
                              % (self.action, self.path, error), self.path) from error
 
 
-def name_whole(error: "Any", directory: str) -> None:
-    """Have an OSError of a call that went by a handle of a directory name the whole path."""
-    if isinstance(error, OSError) and isinstance(error.filename, str) and SEP not in error.filename:
-        error.filename = directory + SEP + error.filename
-
-
 class JobLock:
-    """The lock of a job (rule 1), or of a queue, as a context. `starting` says that a monitor may have inherited it.
-
-    In a store that others can write to, a link may lie in the place of anything that we are about to open.
-    So nothing is opened through one: the job's directory is `directory`, a descriptor, and all in it goes by that.
-    """
+    """The lock of a job (rule 1), or of a queue, as a context. `starting` says that a monitor may have inherited it."""
 
     def __init__(self, store: "Store", job_id: str, create: bool, queue_dir: str = "", wait: bool = True) -> None:
         self.wait = wait  # or else `fd` is -1 where somebody else has it
         self.path, self.create, self.job_id = queue_dir or store.job_dir(job_id), create, job_id
         self.store, self.is_queue = store, bool(queue_dir)
         self.what = "%s %r" % ("queue" if queue_dir else "job", job_id)
-        self.directory: "Any" = None
         self.fd, self.starting, self.taken = -1, False, False
 
     def __enter__(self) -> "JobLock":
@@ -3119,66 +3047,46 @@ class JobLock:
 
     def attempt(self) -> bool:
         """Take the lock; False if the job was removed meanwhile, so that the lock is of a deleted file."""
+        lock = self.path + SEP + LOCK
         if self.create:
             self.store.make_locked(self.path)
+        self.check_ours()
         try:
-            self.directory = platform.open_directory(self.path)
-        except FileNotFoundError:
-            if self.create:
-                return False
-            raise
-        except NotADirectoryError:
-            if self.create:
-                raise self.refusal() from None
-            raise
-        try:
-            if not self.is_queue and not self.is_ours():
-                there = os.stat(self.path)
-                if platform.identity(self.directory) != (there.st_dev, there.st_ino):
-                    raise FileNotFoundError(errno.ENOENT, "it was removed while we looked", self.path)
-                if not self.create:
-                    raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
-                raise self.refusal()
-            self.fd = platform.take_lock(LOCK, self.directory, LOCK_SECONDS if self.wait else 0.0)
+            self.fd = platform.take_lock(lock, LOCK_SECONDS if self.wait else 0.0)
             self.taken = self.fd >= 0
-            if not self.taken and not self.wait:
-                return True
-            if self.fd < 0:
+            if not self.taken:
+                if not self.wait:
+                    return True
                 raise StoreError("%s is locked: another nodejobs has been at it, starting or removing, for %d s; "
-                                 "try again, or see who has %s open" % (self.what, LOCK_SECONDS, self.path),
-                                 self.path)
-            if os.fstat(self.fd).st_ino == os.stat(self.path + SEP + LOCK).st_ino:
+                                 "try again, or see who has %s open" % (self.what, LOCK_SECONDS, self.path), self.path)
+            if os.fstat(self.fd).st_ino == os.stat(lock).st_ino:
                 return True
         except FileNotFoundError:
             pass
-        except BaseException as error:
-            name_whole(error, self.path)
+        except BaseException:
             self.close()
             raise
         self.close()
         return False
 
-    def refusal(self) -> StoreError:
-        return StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move it "
-                          "away, or choose another id" % self.path, self.path)
-
-    def is_ours(self) -> bool:
-        """Tell whether the job's directory was made by us; more than one look, as others may be removing runs of it."""
-        for _ in range(5):
-            if is_our_job(self.path):
-                return True
+    def check_ours(self) -> None:
+        """Raise an error unless the job's directory was made by us; FileNotFoundError if it is gone."""
+        for _ in range(5):  # more than one look, as others may be removing runs of it
+            if self.is_queue or os.path.isdir(self.path) and not os.path.islink(self.path) and is_our_job(self.path):
+                return
             time.sleep(POLL_SECONDS)
-        return False
+        os.lstat(self.path)
+        if not self.create:
+            raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
+        raise StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move it "
+                         "away, or choose another id" % self.path, self.path)
 
     def close(self) -> None:
-        if self.directory is not None:
-            platform.close_directory(self.directory)
         if self.fd >= 0:
             os.close(self.fd)
-        self.directory, self.fd = None, -1
+        self.fd = -1
 
     def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
-        name_whole(error, self.path)
         # If interrupted in the middle of a start: the monitor keeps the lock (rule 1).
         if not self.starting and self.fd >= 0:
             platform.drop_lock(self.fd)
@@ -3192,74 +3100,51 @@ def processes_of(state: "Dict[str, Any]") -> "Run":
             str(state.get("cookie")).encode(), state.get("monitor_pid") or 0, state.get("monitor_start") or 0)
 
 
-def write_new(directory: "Any", name: str, mode: int, content: bytes) -> None:
+def write_new(path: str, mode: int, content: bytes) -> None:
     """Write a new file, and see that it outlasts a power cut."""
-    path, parent = platform.at(directory, name)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode, dir_fd=parent)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         while content:
             content = content[os.write(fd, content):]
         os.fsync(fd)
     finally:
         os.close(fd)
-    platform.sync_directories(directory)
+    platform.sync_directories(os.path.dirname(path))
 
 
 class Spool:
-    """A user's own directory among the queues, as a context: what it takes to start the runs that this user has queued.
+    """The directory among the queues with what it takes to start the runs that wait in them, as a context.
 
-    Nobody else can read it, nor put there what we would execute. COOKIE.spool is there for as long as its run has not
-    been started, and `starter` is what our monitors execute when they end (see start_next).
+    COOKIE.spool is there for as long as its run has not been started, and `starter` is what our monitors execute when
+    they end (see start_next).
     """
 
     def __init__(self, store: "Store", create: bool = False, user: "Optional[str]" = None) -> None:
         own = platform.user() or "-"
         self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user if user and is_name(user) else own)
-        self.create, self.own, self.trusted = create, user in (None, own), store.is_trusted()
-        self.directory: "Any" = None
+        self.create = create
 
     def __enter__(self) -> "Spool":
         if self.create:
             make_directory(os.path.dirname(self.path), 0o755)
             make_directory(self.path, platform.store_mode)
-        try:
-            self.directory = platform.open_directory(self.path)
-        except OSError as error:
-            if self.create or self.own and not isinstance(error, FileNotFoundError) or error.errno in SHORTAGES:
-                raise
-            return self  # there is none; or it is another user's
-        if self.create:
-            try:
-                self.check()
-            except BaseException:
-                self.__exit__()
-                raise
         return self
 
-    def check(self) -> None:
-        """Raise StoreError unless nobody else can change what is there."""
-        if not self.trusted and not platform.is_private(self.directory):
-            raise StoreError("%s is not ours, or others may write to it; keep the jobs in a place of your own"
-                             % self.path, self.path)
-
     def __exit__(self, kind: "Any" = None, error: "Any" = None, trace: "Any" = None) -> None:
-        name_whole(error, self.path)
-        if self.directory is not None:
-            platform.close_directory(self.directory)
-        self.directory = None
+        pass
 
     def cookies(self) -> "Set[str]":
         """Return those of the runs that have not been started."""
-        names: "List[str]" = [] if self.directory is None else os.listdir(self.directory)
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            names = []
         return {name[:-6] for name in names if name[-6:] == ".spool"}
 
     def read(self, name: str) -> bytes:
         """Return what is in a file; b"" if there is none."""
         try:
-            if self.directory is None:
-                return b""
-            self.check()
-            fd = platform.open(name, os.O_RDONLY, self.directory)
+            fd = platform.open(self.path + SEP + name, os.O_RDONLY)
         except FileNotFoundError:
             return b""
         try:
@@ -3270,9 +3155,7 @@ class Spool:
     def drop(self, name: str) -> None:
         """Delete a file, if it is there."""
         try:
-            if self.directory is not None:
-                path, parent = platform.at(self.directory, name)
-                os.unlink(path, dir_fd=parent)
+            os.unlink(self.path + SEP + name)
         except FileNotFoundError:
             pass
 
@@ -3288,13 +3171,12 @@ class Spool:
             there = b""
         try:
             if not there:
-                for name in os.listdir(self.directory):
+                for name in os.listdir(self.path):
                     if name[:8] == "starter-":  # who was writing it was killed
                         self.drop(name)
                 fresh = "starter-" + os.urandom(6).hex()
-                write_new(self.directory, fresh, 0o600, head + marshal.dumps(code))
-                path, parent = platform.at(self.directory, fresh)
-                os.replace(path, platform.at(self.directory, "starter")[0], src_dir_fd=parent, dst_dir_fd=parent)
+                write_new(self.path + SEP + fresh, 0o600, head + marshal.dumps(code))
+                os.replace(self.path + SEP + fresh, self.path + SEP + "starter")
         except OSError:
             pass  # a full disk; somebody else has written one; on Windows, somebody reads it
 
@@ -3436,7 +3318,7 @@ class Store:
         fresh = "%s%s.new-%s" % (self.path, SEP, os.urandom(6).hex())
         try:
             os.mkdir(fresh, 0o755)
-            os.close(platform.open(fresh + SEP + LOCK, os.O_WRONLY | os.O_CREAT))
+            os.close(platform.open(fresh + SEP + LOCK, os.O_WRONLY | os.O_CREAT, 0o600))
             os.rename(fresh, path)
             return True
         except OSError as error:
@@ -3639,20 +3521,18 @@ class Store:
             return False
         return platform.is_command(processes_of(state))
 
-    def new_run(self, lock: JobLock, entry: "Dict[str, Any]", enqueue: "Any" = None) -> "Tuple[int, Any]":
-        """Make a new run of the locked job, with its journal's first line; return its number and directory.
+    def new_run(self, lock: JobLock, entry: "Dict[str, Any]", enqueue: "Any" = None) -> int:
+        """Make a new run of the locked job, with its journal's first line; return its number.
 
-        The directory is a handle, to be closed. `enqueue` is called with the number before there is a journal, that
-        is, before there is such a run.
+        `enqueue` is called with the number before there is a journal, that is, before there is such a run.
         """
         run = max([int(name) for name in os.listdir(lock.path) if is_run_name(name)] or [0]) + 1  # links count, too
-        name, parent = platform.at(lock.directory, "%06d" % run)
-        os.mkdir(name, 0o755, dir_fd=parent)
-        directory = platform.open_directory("%06d" % run, lock.directory)
+        directory = self.run_dir(lock.job_id, run)
+        os.mkdir(directory, 0o755)
         try:
             if enqueue is not None:
                 enqueue(run)
-            fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, directory)
+            fd = platform.open(directory + SEP + JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
                 if os.fstat(fd).st_size > JOURNAL_BYTES - 65536:  # the rest is for the lines that follow
@@ -3663,13 +3543,11 @@ class Store:
                     platform.sync_directories(directory)
             finally:
                 os.close(fd)
-        except BaseException as error:
-            name_whole(error, self.run_dir(lock.job_id, run))
-            platform.close_directory(directory)
+        except BaseException:
             if enqueue is not None:
-                self.discard(self.run_dir(lock.job_id, run))  # it leaves its queue: nobody would start it
+                self.discard(directory)  # it leaves its queue: nobody would start it
             raise
-        return run, directory
+        return run
 
     def append(self, job_id: str, run: int, entry: "Dict[str, Any]", cookie: "Optional[str]") -> None:
         """Append a line to the journal of the run that has this cookie.
@@ -3732,7 +3610,7 @@ class Store:
 
     def set_queue(self, lock: JobLock, entry: "Dict[str, Any]") -> None:
         """Note in the journal of a locked queue what has changed."""
-        fd = platform.open(JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT, lock.directory)
+        fd = platform.open(lock.path + SEP + JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             if os.fstat(fd).st_mode & 0xF000 != 0x8000:
                 raise OSError(errno.EINVAL, "it is no file", lock.path + SEP + JOURNAL)
@@ -3766,18 +3644,16 @@ class Store:
     def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str) -> None:
         """Give a run a place in a locked queue."""
         text = "/".join(logdir.split(SEP)[-2:]) + "\n"
-        write_new(lock.directory, "%09d-%s.%s" % ticket, 0o644, text.encode())
+        write_new(lock.path + SEP + "%09d-%s.%s" % ticket, 0o644, text.encode())
 
     def move_ticket(self, lock: JobLock, ticket: "Ticket", to: "Ticket") -> None:
-        path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
-        os.rename(path, platform.at(lock.directory, "%09d-%s.%s" % to)[0], src_dir_fd=parent, dst_dir_fd=parent)
+        os.rename(lock.path + SEP + "%09d-%s.%s" % ticket, lock.path + SEP + "%09d-%s.%s" % to)
 
     def drop_ticket(self, lock: JobLock, ticket: "Ticket", spool: Spool) -> None:
         """Take a run out of a locked queue: it is over, or there is none."""
         spool.drop(ticket[1] + ".spool")
-        path, parent = platform.at(lock.directory, "%09d-%s.%s" % ticket)
         try:
-            os.unlink(path, dir_fd=parent)
+            os.unlink(lock.path + SEP + "%09d-%s.%s" % ticket)
         except FileNotFoundError:
             pass  # the ticket could not be written
         except OSError as error:
@@ -3792,7 +3668,7 @@ class Store:
         if survey(path, job, not job)[2]:
             return clear(path, job, not job)
         hidden = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())
-        platform.move(path, None, hidden)
+        platform.move(path, hidden)
         try:
             return clear(hidden, job, not job)
         except OSError as error:
@@ -3890,7 +3766,7 @@ def write_end(directory: "Any", journal: int, lock: int, outcome: str, end: "Dic
 
 
 def open_log(directory: "Any", name: str) -> int:
-    return platform.open(name + ".log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, directory)
+    return platform.open(directory + b"/%s.log" % name.encode(), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
 def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]", part: bytes, cap: int) -> int:
@@ -3908,10 +3784,9 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
                 if stream["fd"] is not None:
                     piece["size"] = os.fstat(stream["fd"]).st_size  # somebody may have cut it
                 if piece["size"] and piece["size"] + len(part) > cap // 8:
-                    name, parent = platform.at(directory, stream["name"] + ".log")
-                    aside, _ = platform.at(directory, "%s.%015d.log" % (stream["name"], piece["offset"]))
+                    name = directory + b"/" + stream["name"].encode()
                     try:
-                        os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+                        os.rename(name + b".log", b"%s.%015d.log" % (name, piece["offset"]))
                         os.close(stream["fd"])
                         piece = {"offset": piece["offset"] + piece["size"], "size": 0}
                         stream.update(fd=None, pieces=stream["pieces"] + [piece])
@@ -3932,9 +3807,8 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
                 return lost + len(part)
             each = max(older, key=lambda each: sum([piece["size"] for piece in each["pieces"]]))
             piece = each["pieces"].pop(0)
-            name, parent = platform.at(directory, "%s.%015d.log" % (each["name"], piece["offset"]))
             try:
-                os.unlink(name, dir_fd=parent)
+                os.unlink(directory + b"/%s.%015d.log" % (each["name"].encode(), piece["offset"]))
             except OSError:
                 pass  # on Windows, while a reader has it open
             lost += piece["size"]
@@ -3944,13 +3818,12 @@ def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, An
 def open_streams(directory: "Any", names: "List[str]") -> "Tuple[List[Dict[str, Any]], int]":
     """Return the streams for `put`, as far as they have come, and how many bytes of them were dropped."""
     streams: "List[Dict[str, Any]]" = []
-    dropped, files = 0, os.listdir(directory)
+    dropped, files = 0, [name.decode() for name in os.listdir(directory)]
     for name in names:
         pieces = []
         offset = 0
         for old in sorted([old for old in files if old[:len(name) + 1] == name + "."]):
-            path, parent = platform.at(directory, old)
-            size = os.stat(path, dir_fd=parent).st_size
+            size = os.stat(directory + b"/" + old.encode()).st_size
             number = old[len(name) + 1:-4]
             if number.isdigit():
                 offset = int(number)
@@ -4199,10 +4072,8 @@ def start_next(order: "Dict[str, Any]") -> None:
     It finds that in the spool, with the Python and the stub to execute it by.
     """
     try:
-        spool = platform.open_directory(order["spool"], None)
-        private = order["trusted"] or platform.is_private(spool)
-        if private and any([name[-6:] == ".spool" for name in os.listdir(spool)]):
-            starter = platform.open("starter", os.O_RDONLY, spool)
+        if any([name[-6:] == b".spool" for name in os.listdir(order["spool"])]):
+            starter = platform.open(order["spool"] + b"/starter", os.O_RDONLY, 0)
             python, stub = os.read(starter, 4096).split(b"\n")[:2]
             os.lseek(starter, len(python) + len(stub) + 2, 0)
             platform.start_apart([python, b"-I", b"-S", b"-c", stub, order["store"], b"nodejobs-starter"], starter)
@@ -4210,20 +4081,12 @@ def start_next(order: "Dict[str, Any]") -> None:
         pass  # nothing waits; or whoever asks next starts it
 
 
-def open_run(order: "Dict[str, Any]") -> "Any":
-    """Open the run's directory. It has to be the very one that the launcher made: see Store.new_run."""
-    directory = platform.open_directory(order["directory"], None)
-    if platform.identity(directory) != order["identity"]:
-        raise OSError(0, "somebody has put another directory in the place of the run's")
-    return directory
-
-
 def monitor_run(order: "Dict[str, Any]") -> None:
     if order["umask"] is not None:
         os.umask(order["umask"])
-    directory = open_run(order)
-    lock = platform.take_run_lock(directory)  # rule 3
-    journal = platform.open("journal.jsonl", os.O_RDWR | os.O_APPEND, directory)
+    directory = order["directory"]
+    lock = platform.take_run_lock(directory + b"/lock")  # rule 3
+    journal = platform.open(directory + b"/journal.jsonl", os.O_RDWR | os.O_APPEND, 0)
     if any([line[:12] == b'{"last_pid":' and line[-1:] == b"}" for line in read_whole(journal).split(b"\n")[:-1]]):
         raise OSError(0, "another monitor has done so")  # we were so slow to come here that it was queued again
     platform.adopt_orphans(order["cookie"])
@@ -4286,7 +4149,9 @@ def monitor_main(order: "Dict[str, Any]") -> None:
         monitor_run(order)
     except BaseException as error:
         number = 12 if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0  # ENOMEM
-        name_whole(error, order["directory"].decode("utf-8", "surrogateescape"))
+        path = getattr(error, "filename", None)
+        if isinstance(path, bytes):
+            error.filename = path.decode("utf-8", "surrogateescape")  # type: ignore[attr-defined]
         report("%d cannot start the command: %s" % (number, error))
     os._exit(1)  # without start_next: what has failed for want of something would be tried again at once, for ever
 
@@ -4312,8 +4177,8 @@ def monitor_boot() -> None:
 
 
 MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go, report, was_asked_to_stop,
-                 write_end, open_log, start_command, await_command, left_behind, outlast, start_next, open_run,
-                 name_whole, monitor_run, monitor_main)
+                 write_end, open_log, start_command, await_command, left_behind, outlast, start_next,
+                 monitor_run, monitor_main)
 PUMP_NEEDS = (put, open_streams, pump_logs, pump_pipe, answer_for, start_pump, ask_pump)  # these with max_log only
 MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
                      "JOURNAL_BYTES": JOURNAL_BYTES,
@@ -4713,11 +4578,7 @@ class Jobs:
             last = self._needless(lock, entry, fresh_for, same_cwd)
             if last is not None:
                 return last
-            run, directory = self.store.new_run(lock, entry)
-            try:
-                return self._start(dict(entry, run=run), launch, lock, directory)
-            finally:
-                platform.close_directory(directory)
+            return self._start(dict(entry, run=self.store.new_run(lock, entry)), launch, lock)
 
     def _needless(self, lock: JobLock, entry: "Dict[str, Any]", fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
         """Return the record that makes another run of the locked job needless, if there is one."""
@@ -4762,11 +4623,10 @@ class Jobs:
                 def enqueue(run: int) -> None:
                     self.store.write_ticket(line, ticket, self.store.run_dir(job_id, run))
                     # Version 2 of marshal is the same in all Pythons.
-                    write_new(spool.directory, cookie + ".spool", 0o600, marshal.dumps(launch, 2))
+                    write_new(spool.path + SEP + cookie + ".spool", 0o600, marshal.dumps(launch, 2))
                 entry["queued_at"] = iso_time(time.time())  # under the lock: in the order of the tickets
                 try:
-                    run, directory = self.store.new_run(lock, entry, enqueue)
-                    platform.close_directory(directory)
+                    run = self.store.new_run(lock, entry, enqueue)
                 except BaseException:
                     if self.store.holder(queue, ticket) is None:
                         self.store.drop_ticket(line, ticket, spool)
@@ -4822,7 +4682,7 @@ class Jobs:
                         pass
                     ended = self._serve(queue, line, spool, tried, problems) or ended
                 elif not marked:
-                    os.close(platform.open("again", os.O_WRONLY | os.O_CREAT, line.directory))
+                    os.close(platform.open(mark, os.O_WRONLY | os.O_CREAT))
             if line.taken and not os.path.lexists(mark) or marked and not line.taken:
                 return ended
             marked = not line.taken
@@ -4901,29 +4761,25 @@ class Jobs:
             record = self.store.again(record, holding=True)
             if record is None or record.status != QUEUED:
                 return None  # somebody has stopped or removed it
-            directory = platform.open_directory("%06d" % record.run, lock.directory)
             try:
-                try:
-                    launch = marshal.loads(spool.read(record.cookie + ".spool"))
-                    launch = {key: launch[key]
-                              for key in "argv changes environment umask startsecs cwd keep".split()}
-                except (EOFError, ValueError, TypeError, KeyError):
-                    never = never or "what was spooled to start it is gone or damaged: %s.spool in %s" % (
-                        record.cookie, spool.path)
-                if never:
-                    return self._end_queued(record, spool, {"status": FAILED_START, "error": never})
-                self.store.move_ticket(line, ticket, (ticket[0], ticket[1], STARTED))
-                if not self.keeps:
-                    spool.keep_starter(starter_head(self.python), OURSELVES)
-                changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
-                noted = self.store.state(record.logdir) or {}
-                if (noted.get("status"), noted.get("boot_id")) != (STARTING, changed["boot_id"]):
-                    # Where it cannot be started it is tried again and again: that must not make the journal grow.
-                    self.store.append(record.self_id, record.run, changed, record.cookie)
-                record.update(changed)
-                return self._start(record, launch, lock, directory)
-            finally:
-                platform.close_directory(directory)
+                launch = marshal.loads(spool.read(record.cookie + ".spool"))
+                launch = {key: launch[key]
+                          for key in "argv changes environment umask startsecs cwd keep".split()}
+            except (EOFError, ValueError, TypeError, KeyError):
+                never = never or "what was spooled to start it is gone or damaged: %s.spool in %s" % (
+                    record.cookie, spool.path)
+            if never:
+                return self._end_queued(record, spool, {"status": FAILED_START, "error": never})
+            self.store.move_ticket(line, ticket, (ticket[0], ticket[1], STARTED))
+            if not self.keeps:
+                spool.keep_starter(starter_head(self.python), OURSELVES)
+            changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
+            noted = self.store.state(record.logdir) or {}
+            if (noted.get("status"), noted.get("boot_id")) != (STARTING, changed["boot_id"]):
+                # Where it cannot be started it is tried again and again: that must not make the journal grow.
+                self.store.append(record.self_id, record.run, changed, record.cookie)
+            record.update(changed)
+            return self._start(record, launch, lock)
 
     def _end_queued(self, record: "Any", spool: Spool, entry: "Dict[str, Any]") -> "Any":
         """Write the end of a queued run of a locked job, which nobody can start now; return its record."""
@@ -5070,10 +4926,10 @@ class Jobs:
         ended_at = epoch_time(record.ended_at)
         return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
-    def _start(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock, run_directory: "Any") -> "Any":
+    def _start(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock) -> "Any":
         """Start the monitor of a run of the locked job; return its record when the outcome of the start is known."""
         job_id, run = lock.job_id, entry["run"]
-        self._start_monitor(entry, launch, lock, run_directory)
+        self._start_monitor(entry, launch, lock)
         started = self.store.read(job_id, run, holding=True)
         if started is None:
             raise StoreError("somebody has taken away the directory of run %d of job %r; if it was started, "
@@ -5083,8 +4939,7 @@ class Jobs:
         self._forget_old_runs(lock, launch["keep"])
         return started
 
-    def _start_monitor(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock,
-                       run_directory: "Any") -> None:
+    def _start_monitor(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock) -> None:
         job_id, run = lock.job_id, entry["run"]
         directory = self.store.run_dir(job_id, run)
         # The monitor has the launcher's environment, less what an enclosing job left in it; the command's changes come
@@ -5100,12 +4955,12 @@ class Jobs:
         queued = entry.get("queued_at") is not None
         spool = os.fsencode(Spool(self.store).path)
         order = {
-            "directory": os.fsencode(directory), "identity": platform.identity(run_directory), "environment": changes,
+            "directory": os.fsencode(directory), "environment": changes,
             "cwd": launch["cwd"], "merge": entry["merge"],
             "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
             "shell_startsecs": launch["startsecs"], "umask": launch["umask"],
             "max_log": entry.get("max_log"),
-            "store": os.fsencode(self.db_path), "spool": spool, "trusted": self.store.is_trusted(),
+            "store": os.fsencode(self.db_path), "spool": spool,
             "spooled": spool + os.fsencode("%s%s.spool" % (SEP, entry["cookie"])) if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
         answer, number = b"", ""
