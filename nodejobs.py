@@ -5452,22 +5452,23 @@ NARROW = 12  # columns of a terminal, to which a table may cut an id, a status o
 COLOURS = {FINISHED: "32", FAILED: "31", FAILED_START: "31", LOST: "35", STOPPED: "33"}
 
 
+def with_unit(text: str, units: "Dict[str, int]", what: str) -> float:
+    """Read a number that may have a unit. Raises SchemaError, which says what was expected."""
+    unit = units.get(text[-1:].lower(), 0)
+    number = text[:-1] if unit else text
+    if not number.replace(".", "", 1).isdecimal() or len(number) > 15:
+        raise SchemaError("%.40r is not %s" % (text, what))
+    return float(number) * (unit or 1)
+
+
 def duration(text: str) -> float:
     """Read a duration: "90", "90s", "15m", "6h", "7d" are seconds."""
-    scale = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
-    number = text[:-1] if scale else text
-    if not number.replace(".", "", 1).isdecimal():
-        raise SchemaError("%r is not a duration; say 90, 90s, 15m, 6h or 7d" % text)
-    return float(number) * (scale or 1)
+    return with_unit(text, {"s": 1, "m": 60, "h": 3600, "d": 86400}, "a duration; say 90, 90s, 15m, 6h or 7d")
 
 
 def size(text: str) -> int:
     """Read a size: "4096", "500k", "10M", "2G" are bytes."""
-    scale = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:].lower(), 0)
-    number = text[:-1] if scale else text
-    if not number.replace(".", "", 1).isdecimal() or len(number) > 15:
-        raise SchemaError("%.40r is not a size; say 4096, 500k, 10M or 2G" % text)
-    return int(float(number) * (scale or 1))
+    return int(with_unit(text, {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}, "a size; say 4096, 500k, 10M or 2G"))
 
 
 def count(text: str) -> int:
@@ -5485,31 +5486,17 @@ def queue_and_slots(text: str) -> "Tuple[str, Optional[int]]":
     return name, number
 
 
+def assignment(text: str) -> "Tuple[str, str]":
+    """Read NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SchemaError("it takes NAME=VALUE, not %r" % text)
+    return name, value
+
+
 def read_path(text: str) -> str:
     """Read a path."""
     return os.fsdecode(to_bytes("a path", text))
-
-
-class Output:
-    """Our stdout or stderr, whose errors are told from all others by what they have as file name."""
-
-    def __init__(self, stream: "Any") -> None:
-        self.stream = stream
-
-    def __getattr__(self, name: str) -> "Any":
-        found = getattr(self.stream, name)
-        if name == "buffer":
-            return Output(found)
-        if name not in ("write", "flush"):
-            return found
-
-        def call(*words: "Any") -> "Any":
-            try:
-                return found(*words)
-            except OSError as error:
-                error.filename = Output
-                raise
-        return call
 
 
 def write(stream: "Any", text: str, end: str = "\n") -> None:
@@ -5761,27 +5748,36 @@ def show(record: JobRecord, with_errors: bool) -> None:
 
 
 def near(word: str, known: "Iterable[str]") -> str:
-    """Return which of the known words the user may have meant, by the letters and pairs in common; "" if none."""
-    # Not difflib, which minimal Pythons lack.
-    def parts(text: str) -> "Set[str]":
-        return {*text, *[first + second for first, second in zip(" " + text, text + " ")]}
-    given, likeness = parts(word), [(0.0, "")]
-    for other in known:
-        likeness.append((len(given & parts(other)) / len(given | parts(other)), other))
-    return max(likeness)[1] if max(likeness)[0] >= 0.4 else ""
+    """Return which of the known words the user may have meant; "" if none."""
+    try:
+        from difflib import get_close_matches
+    except ImportError:  # a minimal Python
+        return ""
+    return (get_close_matches(word, list(known), 1) + [""])[0]
 
 
-def complain_of(jobs: Jobs, *unknown: str) -> int:
-    """Say that there are no such jobs, and which the user may have meant; return the exit code."""
-    for job_id in unknown:
-        try:
-            paths = dict(jobs.store.job_dirs()[:5000])
-            meant = near(job_id, [known for known in paths if known != job_id])
-            meant = meant if meant and is_our_job(paths[meant]) else ""
-        except OSError:  # it may not be listed
-            meant = ""
-        complain(str(UnknownJob(job_id, None, jobs.db_path)) + ("; did you mean %r?" % meant if meant else ""))
-    return EXIT_ERROR if unknown else 0
+def near_id(job_id: str, db_path: str) -> str:
+    """Return the id of a job that the user may have meant; "" if there is none."""
+    try:
+        paths = dict(Jobs(db_path).store.job_dirs()[:5000])
+        meant = near(job_id, paths)
+        return meant if meant and is_our_job(paths[meant]) else ""
+    except OSError:  # it may not be listed
+        return ""
+
+
+def did_you_mean(word: str) -> str:
+    return "; did you mean %s?" % word if word else ""
+
+
+def tell_error(error: NodejobsError) -> int:
+    """Say what could not be done; return the exit code."""
+    text = str(error)
+    if isinstance(error, UnknownJob) and error.run is None:
+        meant = near_id(error.job_id, error.db_path)
+        text += did_you_mean(repr(meant) if meant else "")
+    complain(text)
+    return EXIT_USAGE if isinstance(error, SchemaError) else EXIT_ERROR
 
 
 def wait_with_bar(jobs: Jobs, record: JobRecord, deadline: float) -> "Any":
@@ -5873,33 +5869,33 @@ def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any
     return job_exit_code(record)
 
 
+def tell_freshness(record: JobRecord, before: "Any", cwd: "Optional[str]") -> None:
+    """Say that nothing was started, or why something was, though the last run finished."""
+    if record.fresh:
+        complain("%s is %s; nothing was started" % (
+            record.self_id, "fresh" if record.ended else "still %s" % record.status))
+    elif before is not None and before.status == FINISHED:
+        if before.command != record.command:
+            complain("%s is not fresh: its last run had another command: %s" % (
+                record.self_id, command_text(before.command)))
+        if cwd is not None and before.cwd != record.cwd:
+            complain("%s is not fresh: its last run had another directory: %s" % (record.self_id, before.cwd))
+
+
 def verb_run(jobs: Jobs, options: "Any") -> int:
     if bool(options.words) == (options.c is not None):
         raise SchemaError("say what to run: either -- COMMAND and its arguments, or -c 'shell line'")
-    envs = {}
-    for pair in options.env:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SchemaError("--env takes NAME=VALUE, not %r" % pair)
-        envs[key] = value
     if options.follow and options.json:
         raise SchemaError("--follow shows the output itself; take either that or --json")
     before = jobs.get_status(options.id) if options.fresh is not None and options.id else None
     queue, slots = options.queue or (None, None)
-    record = jobs.run(options.words or options.c, options.id, options.cwd, envs, startsecs=options.startsecs,
-                      fresh_for=options.fresh, timeout=options.timeout, merge=options.merge, max_log=options.max_log,
-                      queue=queue, slots=slots, after=options.after, after_ok=options.after_ok, first=options.first)
-    if not options.json and record.fresh:
-        state = "fresh" if record.ended else "still %s" % record.status
-        complain("%s is %s; nothing was started" % (record.self_id, state))
-    elif not options.json and before is not None and before.status == FINISHED:
-        for what, key in ("command", "command"), ("directory", "cwd"):
-            if before[key] != record[key] and (key == "command" or options.cwd is not None):
-                complain("%s is not fresh: its last run had another %s: %s" % (
-                    record.self_id, what, command_text(before[key])))
-    word = record.command[0] if isinstance(record.command, list) and len(record.command) == 1 else ""
-    if start_exit_code(record) == EXIT_NOT_FOUND and set(" |&;<>$") & set(word):
-        complain("there is no program of that name; did you mean -c %s?" % command_text([word]))
+    record = jobs.run(options.words or options.c, options.id, options.cwd, dict(options.env),
+                      startsecs=options.startsecs, fresh_for=options.fresh, timeout=options.timeout,
+                      merge=options.merge, max_log=options.max_log, queue=queue, slots=slots, after=options.after,
+                      after_ok=options.after_ok, first=options.first)
+    if not options.json:
+        tell_freshness(record, before, options.cwd)
+
     if record.status == QUEUED and record.error and (options.follow or options.wait):
         complain(record.error)
     if options.follow:
@@ -5911,20 +5907,28 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         return code
     if options.wait:
         return wait_for(jobs, [record], None, options.json, 0, False)
+
     if options.json:
         say_json(record)
     else:
         show(record, with_errors=True)
+    code = start_exit_code(record)
     if record.status == LOST:
         complain("%s was started, and nobody can tell what became of it" % record.self_id)
-    return start_exit_code(record)
+    elif code == EXIT_NOT_FOUND and len(options.words) == 1 and set(" |&;<>$") & set(options.words[0]):
+        complain("there is no program of that name; did you mean -c %s?" % command_text(options.words))
+    return code
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
-    found = {job_id: jobs.wait(job_id, 0) for job_id in options.words}
-    code = complain_of(jobs, *[job_id for job_id in found if found[job_id] is None])  # now, not after hours of waiting
-    return wait_for(jobs, [record for record in found.values() if record is not None], options.timeout, options.json,
-                    code, len(options.words) > 1)
+    records, code = [], 0
+    for job_id in options.words:
+        record = jobs.wait(job_id, 0)
+        if record is None:
+            code = tell_error(UnknownJob(job_id, None, jobs.db_path))  # now, not after hours of waiting
+        else:
+            records.append(record)
+    return wait_for(jobs, records, options.timeout, options.json, code, len(options.words) > 1)
 
 
 def find(jobs: Jobs, options: "Any") -> "Any":
@@ -6032,22 +6036,22 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
 def filter_of(options: "Any") -> "Dict[str, Any]":
     wanted: "Dict[str, Any]" = {}
     if options.status:
-        wanted["status"] = [status for text in options.status for status in text.split(",")]
+        wanted["status"] = ",".join(options.status).split(",")
     if options.id:
         wanted["self_id"] = options.id
     return wanted
 
 
-def listed(jobs: Jobs, options: "Any") -> "List[Any]":
-    """Return the records that `list` shows, the last started last."""
-    records = sorted(jobs.list_status(filter_of(options)).values(),
-                     key=lambda record: (record.status == QUEUED, record.position or 1 << 31,
-                                         record.started_at or record.last_update or "", record.self_id))
-    return records if options.n is None else records[len(records) - min(options.n, len(records)):]
+def list_order(record: "Any") -> "Any":
+    """Sort what was started last, then what is queued in its order, last."""
+    since = record.started_at or record.last_update or ""
+    return record.status == QUEUED, record.position or 1 << 31, since, record.self_id
 
 
 def verb_list(jobs: Jobs, options: "Any") -> int:
-    records = listed(jobs, options)
+    records = sorted(jobs.list_status(filter_of(options)).values(), key=list_order)
+    if options.n is not None:
+        records = records[max(len(records) - options.n, 0):]
     if options.json:
         say_json(records)
     elif options.q:
@@ -6055,16 +6059,15 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
             say(printable(record.self_id))
     elif records or options.n == 0:
         say_table(LIST_TITLES, [row_of(record, record.self_id, command_text(record.command)) for record in records])
+    elif filter_of(options):
+        complain("no such jobs in %s" % jobs.db_path)
     else:
-        complain("no such jobs in %s" % jobs.db_path if filter_of(options) else
-                 "no jobs in %s yet; `run -- COMMAND` starts one" % jobs.db_path)
+        complain("no jobs in %s yet; `run -- COMMAND` starts one" % jobs.db_path)
     return 0
 
 
 def verb_history(jobs: Jobs, options: "Any") -> int:
-    records = jobs.history(options.words[0])
-    if not records:
-        return complain_of(jobs, options.words[0])
+    records = known(jobs.history(options.words[0]) or None, options.words[0], None, jobs.db_path)
     if options.json:
         say_json(records)
     else:
@@ -6072,57 +6075,74 @@ def verb_history(jobs: Jobs, options: "Any") -> int:
     return 0
 
 
+def streams_of(record: JobRecord, options: "Any") -> "List[Tuple[str, str, Any]]":
+    """Return the logs that the command line names: which it is, its path, and where its bytes go."""
+    both = options.stdout == options.stderr
+    streams = []
+    if both or options.stdout:
+        streams.append(("stdout", record.stdout_path, sys.stdout.buffer))
+    if both or options.stderr:
+        streams.append(("stderr", record.stderr_path, (sys.stderr if both else sys.stdout).buffer))
+    return streams
+
+
+def copy_log(jobs: Jobs, record: JobRecord, path: str, lines: "Optional[int]", write: "Any") -> str:
+    """Write a log's bytes, or its last lines; return what is wrong with it, "" if nothing is."""
+    part = b"-"
+    with Translate("read", path):
+        log = jobs._of(record, LogTail(path) if lines is None else tail(path, lines))
+        log.open()
+    if log.gone and jobs.store.again(record) is None:
+        raise UnknownJob(record.self_id, record.run, jobs.db_path)
+    while part:
+        with Translate("read", path):
+            part = log.read()
+        write(part)
+    log.close()
+    return jobs._missing(record, path) if log.gone else ""
+
+
 def verb_logs(jobs: Jobs, options: "Any") -> int:
     if options.f and options.json:
         raise SchemaError("-f shows the output itself; take either that or --json")
     record = find(jobs, options)
-    only = None if options.stdout == options.stderr else "stdout" if options.stdout else "stderr"
-    streams = [(name, path, (sys.stdout if only else stream).buffer) for name, path, stream in (
-        ("stdout", record.stdout_path, sys.stdout), ("stderr", record.stderr_path, sys.stderr)) if only in (None, name)]
+    streams = streams_of(record, options)
     if options.f:
         code = follow(jobs, record, streams, options.n)
         return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
+
     code, answer = 0, {"self_id": record.self_id, "run": record.run}
-    for name, path, raw in streams:
-        with Translate("read", path):
-            log = jobs._of(record, LogTail(path) if options.n is None else tail(path, options.n))
-            log.open()
-            if log.gone and jobs.store.again(record) is None:
-                raise UnknownJob(record.self_id, record.run, jobs.db_path)
-        parts = iter(log.read, b"")
-        if options.json:
-            answer[name] = b"".join(parts).decode("utf-8", "replace")
-        for part in parts:
-            raw.write(part)
-        raw.flush()
-        log.close()
-        missing = jobs._missing(record, path) if log.gone else ""
+    for name, path, output in streams:
+        parts: "List[bytes]" = []
+        missing = copy_log(jobs, record, path, options.n, parts.append if options.json else output.write)
+        output.flush()
+        answer[name] = None if missing else b"".join(parts).decode("utf-8", "replace")
         if missing:
             complain(missing)
-            code, answer[name] = EXIT_ERROR, None
+            code = EXIT_ERROR
     if options.json:
         say_json(answer)
     return code
 
 
-def each(jobs: Jobs, ids: "Sequence[str]", act: "Any", as_json: bool, done: str = "") -> int:
-    """Do something to every job named, show what came of it, and go on after an error."""
+def each(options: "Any", act: "Any", done: str = "") -> int:
+    """Do something to every job named, show what came of it, and go on after an error; return the exit code."""
     records, code = [], 0
-    for job_id in ids:
+    for job_id in options.words:
         try:
             record = act(job_id)
-            records.append(record)
-            if done and not as_json:
-                say("%s: %s" % (printable(job_id), done))
-            elif not as_json:
-                show(record, with_errors=False)
-        except UnknownJob:
-            code = complain_of(jobs, job_id)
-        except (JobRunning, CannotStop, StoreError) as error:
-            complain(str(error))
-            code = EXIT_ERROR
-    if as_json and (records or len(ids) > 1):
-        say_json(records if len(ids) > 1 else records[0])
+        except NodejobsError as error:
+            code = tell_error(error)
+            continue
+        records.append(record)
+        if done and not options.json:
+            say("%s: %s" % (printable(job_id), done))
+        elif not options.json:
+            show(record, with_errors=False)
+
+    several = len(options.words) > 1
+    if options.json and (records or several):
+        say_json(records if several else records[0])
     return code
 
 
@@ -6136,7 +6156,7 @@ def verb_stop(jobs: Jobs, options: "Any") -> int:
         if record.ended_pids and not options.json:
             complain("%s: ended what it had left behind: pid %s" % (job_id, ", ".join(map(str, record.ended_pids))))
         return record
-    return each(jobs, options.words, stopped, options.json)
+    return each(options, stopped)
 
 
 def tell_foreign(records: "Sequence[JobRecord]") -> None:
@@ -6150,7 +6170,7 @@ def verb_remove(jobs: Jobs, options: "Any") -> int:
         record = jobs.remove(job_id)
         tell_foreign([record])
         return record
-    return each(jobs, options.words, remove, options.json, "removed")
+    return each(options, remove, "removed")
 
 
 QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first": "ID", "start": ""}
@@ -6161,40 +6181,48 @@ def listing(ids: "List[str]") -> str:
     return " (%s)" % ", ".join(ids[:5] + ["..."] * (len(ids) > 5)) if ids else ""
 
 
+def queue_line(queue: "QueueRecord") -> str:
+    """Say in one line how a queue stands."""
+    text = "%s: " % queue.queue
+    if queue.paused:
+        text += "paused by %s, " % (queue.paused_by or "?")
+    text += "%d of %d slot%s taken%s, %d waiting%s" % (
+        len(queue.running), queue.slots, "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting),
+        listing(queue.waiting))
+    return text + ("; " + queue.error if queue.error else "")
+
+
 def verb_queue(jobs: Jobs, options: "Any") -> int:
     action, *names = options.words
     if action not in QUEUE_ACTIONS:
         raise SchemaError("queue takes %s, not %r" % (", ".join(QUEUE_ACTIONS), action))
-    if len(names) != (action not in ("list", "start")):
-        raise SchemaError("queue %s takes %s" % (action, "no name" if names else QUEUE_ACTIONS[action]))
+    takes = QUEUE_ACTIONS[action]
+    if len(names) != bool(takes):
+        raise SchemaError("queue %s takes %s" % (action, takes or "no name"))
     if action == "first":
-        record = jobs.first(names[0])
-        if options.json:
-            say_json(record)
-        else:
-            show(record, with_errors=False)
-        return 0
-    if names:
-        name, slots = queue_and_slots(names[0])
-        if action == "pause" and slots is not None:
-            raise SchemaError("queue pause takes NAME; `queue resume %s` sets the slots" % names[0])
-        shown = [jobs.pause(name) if action == "pause" else jobs.resume(name, slots)]
+        options.words = names
+        return each(options, jobs.first)
+
+    queues: "List[Any]" = []
+    if action == "pause":
+        queues.append(jobs.pause(names[0]))
+    elif action == "resume":
+        queues.append(jobs.resume(*queue_and_slots(names[0])))
     else:
         problems = jobs.start_due() if action == "start" else {}
         for text in problems.values():
             complain(text)
         if problems:
             return EXIT_ERROR
-        shown = list(jobs.queues().values())
+        queues.extend(jobs.queues().values())
+
     if options.json:
-        say_json(shown[0] if names else shown)
-    elif not shown:
+        say_json(queues[0] if takes else queues)
+    elif not queues:
         complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
-    for queue in shown if not options.json else ():
-        say(printable("%s: %s%d of %d slot%s taken%s, %d waiting%s%s" % (
-            queue.queue, "paused by %s, " % (queue.paused_by or "?") if queue.paused else "", len(queue.running),
-            queue.slots, "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting), listing(queue.waiting),
-            "; " + queue.error if queue.error else "")))
+    else:
+        for queue in queues:
+            say(printable(queue_line(queue)))
     return 0
 
 
@@ -6228,7 +6256,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("-c", "LINE", str, None, "a shell command line, instead of a command; write >&2 in it, as > /dev/stderr "
                                   "empties the log"),
         ("--cwd", "DIR", read_path, None, "working directory of the command"),
-        ("--env", "NAME=VALUE", str, [], "set an environment variable; may be repeated"),
+        ("--env", "NAME=VALUE", assignment, [], "set an environment variable; may be repeated"),
         ("--fresh", "AGE", duration, None, "start nothing if the last run finished within this time, or runs now"),
         ("--timeout", "TIME", duration, None, "end its whole tree after this time: 90s, 15m, 1h; what it leaves "
                                             "behind when it ends earlier is not limited"),
@@ -6282,161 +6310,185 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
 def program_name() -> str:
     """Return how the user called us, to show in help."""
     name = os.path.basename(sys.argv[0])
-    return platform.python_name + " " + (name or "-") if name in ("", "-", "-c") or name.endswith(".py") else name
+    if name in ("", "-c"):
+        name = "-"
+    return platform.python_name + " " + name if name == "-" or name.endswith(".py") else name
 
 
 def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
-    """Write titles, each with its text beside it, within 80 columns; on a narrow terminal below it."""
+    """Write titles, each with its text beside it, within 80 columns; where there is no room, below it."""
+    import textwrap
     room = min(terminal_width(without=80), 80)
-    indent, written = 23 if room >= 60 else 6, ""
+    indent = 23 if room >= 60 else 6
+
+    lines = []
     for title, text in pairs:
-        lines = [""]
-        for word in text.split():
-            if lines[-1] and indent + len(lines[-1]) + len(word) >= room:
-                lines.append("")
-            lines[-1] += (" " if lines[-1] else "") + word
-        beside = indent > 6 and len(title) < indent - 2
-        written += "  " + (title.ljust(indent - 2) if beside else title + "\n" + " " * indent)
-        written += ("\n" + " " * indent).join(lines) + "\n"
-    return written
+        begin = ("  " + title).ljust(indent)
+        if begin[-1] != " ":
+            lines.append(begin)
+            begin = " " * indent
+        lines.append(textwrap.fill(text, room, initial_indent=begin, subsequent_indent=" " * indent,
+                                   break_on_hyphens=False))
+    return "\n".join(lines) + "\n"
 
 
 def option_help(options: "Sequence[Option]") -> str:
-    return entries(((flag + " " + takes).rstrip(), text) for flag, takes, _, _, text in options)
+    return entries([((flag + " " + takes).rstrip(), text) for flag, takes, _, _, text in options])
+
+
+def example_help(examples: "Sequence[str]") -> str:
+    return "examples:\n" + "".join(["  %s %s\n" % (program_name(), line) for line in examples])
 
 
 def main_help() -> str:
-    program = program_name()
-    examples = ["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"]
-    return ("usage: %s [--db DIR] VERB ...\n\n"
-            "Run, track, log and stop external commands, without a daemon.\n\n%s\n%s\n"
-            "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;\n126 or 127 the "
-            "command could not be started; of `wait` and `run --wait`, the\njob's own\n\nexamples:\n%s" % (
-                program, entries((verb, VERBS[verb][1]) for verb in VERBS),
-                option_help([DB, HELP, VERSION]), "".join(["  %s %s\n" % (program, line) for line in examples])))
+    return "\n".join([
+        "usage: %s [--db DIR] VERB ...\n" % program_name(),
+        "Run, track, log and stop external commands, without a daemon.\n",
+        entries([(verb, VERBS[verb][1]) for verb in VERBS]),
+        option_help([DB, JSON, HELP, VERSION]),
+        "exit codes: 0; 2 usage; 125 nodejobs could not do it; 124 timed out waiting;",
+        "126 or 127 the command could not be started; of `wait` and `run --wait`, the",
+        "job's own\n",
+        example_help(["run --id hello -- echo 'hello, world'", "list", "logs hello", "run --help"])])
 
 
 def verb_help(verb: str) -> str:
     _, text, takes, options, examples = VERBS[verb]
-    program = program_name()
-    return "usage: %s %s [OPTION]... %s\n\n%s.\n\n%s\nexamples:\n%s" % (
-        program, verb, takes, text[0].upper() + text[1:], option_help([*options, JSON, DB, HELP]),
-        "".join(["  %s %s\n" % (program, line) for line in examples]))
+    return "\n".join(["usage: %s %s [OPTION]... %s\n" % (program_name(), verb, takes),
+                      text[0].upper() + text[1:] + ".\n",
+                      option_help([*options, JSON, DB, HELP]), example_help(examples)])
 
 
 class Options:
-    """The options of a command line as attributes, and its other `words`."""
+    """What `parse` has read: the options as attributes, and the other `words`."""
 
-    def __init__(self, words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -> None:
-        # Ours, because argparse and getopt import regular expressions, gettext and more: on a small
-        # machine they would cost every call more than all the rest.
-        flags = {option[0]: option for option in known}
-        names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
-        self.words: "List[str]" = []
-        for flag, _, _, default, _ in known:
-            setattr(self, names[flag], default)
-        rest = list(words)
-        while rest:
-            word = rest.pop(0)
-            if word == "--":
-                break
-            if word[:1] != "-" or word == "-":
-                self.words.append(word)
-                if intermixed:
-                    continue
-                break
-            flag, equals, value = word.partition("=") if word[:2] == "--" else (word[:2], word[2:], word[2:])
-            flag = "--help" if flag == "-h" else flag
-            if flag == "--json" and flag not in flags:
-                raise SchemaError("--json goes after the verb, as in `list --json`")
-            if flag not in flags:
-                meant = near(flag, flags)
-                raise SchemaError("there is no option %s%s" % (flag, ", did you mean %s?" % meant if meant else ""))
-            flag, takes, read, default, _ = flags[flag]
-            if not takes and equals:
-                raise SchemaError("%s takes no value" % flag)
-            if takes and not equals:
-                if not rest:
-                    raise SchemaError("%s takes %s" % (flag, takes))
-                value = rest.pop(0)
+
+def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -> "Any":
+    """Read a command line. Unless options and other words are intermixed, the first other word ends the options."""
+    # Ours, because argparse and getopt import regular expressions, gettext and more: on a small
+    # machine they would cost every call more than all the rest.
+    flags = {option[0]: option for option in known}
+    names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
+    others: "List[str]" = []
+    found: "Any" = Options()
+    for flag, _, _, default, _ in known:
+        setattr(found, names[flag], default)
+
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word[:1] != "-" or word == "-":
+            others.append(word)
+            if intermixed:
+                continue
+            break
+
+        flag, equals, value = word.partition("=")
+        if word[:2] != "--":
+            flag, equals, value = word[:2], word[2:], word[2:]
+        flag = "--help" if flag == "-h" else flag
+        if flag not in flags:
+            raise SchemaError("there is no option %s%s" % (flag, did_you_mean(near(flag, flags))))
+
+        _, takes, read, default, _ = flags[flag]
+        given: "Any" = True
+        if takes:
+            if not equals and not rest:
+                raise SchemaError("%s takes %s" % (flag, takes))
             try:
-                given: "Any" = read(value) if takes else True
+                given = read(value if equals else rest.pop(0))
             except SchemaError as error:
                 raise SchemaError("%s: %s" % (flag, error)) from None
-            setattr(self, names[flag], getattr(self, names[flag]) + [given] if isinstance(default, list) else given)
-        self.words += rest
+        elif equals:
+            raise SchemaError("%s takes no value" % flag)
+        setattr(found, names[flag], getattr(found, names[flag]) + [given] if isinstance(default, list) else given)
+    found.words = others + rest
+    return found
+
+
+def do_verb(verb: str, words: "Sequence[str]", top: "Any") -> int:
+    """Do what a verb and the words after it say; return the exit code. `top`: the options before the verb."""
+    function, _, takes, known, _ = VERBS[verb]
+    options = parse(words, [*known, JSON, DB, HELP], intermixed=verb != "run")
+    if options.help:
+        sys.stdout.write(verb_help(verb))
+        return 0
+
+    most = len(options.words) if verb == "run" or takes == "ID..." else len(takes.split())
+    if len(options.words) > most or takes and verb != "run" and not options.words:
+        given = ", not %r" % " ".join(options.words) if options.words else ""
+        raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", given))
+    options.json = options.json or top.json
+    code: int = function(Jobs(top.db if options.db is None else options.db), options)
+    sys.stdout.flush()
+    return code
 
 
 def dispatch(words: "List[str]") -> int:
     """Do what the command line says; return the exit code."""
-    top: "Any" = Options(words, [DB, HELP, VERSION], intermixed=False)
+    top = parse(words, [DB, JSON, HELP, VERSION], intermixed=False)
     if top.version:
         say("nodejobs " + __version__)
         return 0
-    if words and not top.help and not top.words:
-        raise SchemaError("the verb is missing after %s; there are %s" % (command_text(words), ", ".join(VERBS)))
-    if top.help or not top.words:
+    if top.help or not words:
         (sys.stdout if top.help else sys.stderr).write(main_help())
         return 0 if top.help else EXIT_USAGE
+    if not top.words:
+        raise SchemaError("the verb is missing after %s; there are %s" % (command_text(words), ", ".join(VERBS)))
+
     verb = top.words[0]
     if verb == "help":
         return dispatch(top.words[1:2] + ["--help"])
     if verb not in VERBS:
         meant = near(verb, VERBS)
-        raise SchemaError("there is no verb %r; %s" % (verb, "did you mean %r?" % meant if meant else
-                          "there are %s; a command is started by `run -- %s`"
-                          % (", ".join(VERBS), command_text(top.words))))
-    function, _, takes, known, _ = VERBS[verb]
+        raise SchemaError("there is no verb %r%s" % (verb, did_you_mean(repr(meant)) if meant else (
+            "; there are %s; a command is started by `run -- %s`" % (", ".join(VERBS), command_text(top.words)))))
     try:
-        options: "Any" = Options(top.words[1:], [*known, JSON, DB, HELP], intermixed=verb != "run")
-        if options.help:
-            sys.stdout.write(verb_help(verb))
-            return 0
-        if verb != "run" and (len(options.words) > (9999 if takes == "ID..." else len(takes.split()))
-                              or takes and not options.words):
-            raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", options.words and ", not %r" % (
-                " ".join(options.words)) or ""))
-        jobs = Jobs(options.db if options.db is not None else top.db)
-        code: int = function(jobs, options)
-    except UnknownJob as error:
-        if error.run is not None:
-            raise
-        return complain_of(jobs, error.job_id)
+        return do_verb(verb, top.words[1:], top)
     except SchemaError as error:
         raise SchemaError("%s; see `%s %s --help`" % (error, program_name(), verb)) from None
-    sys.stdout.flush()
-    return code
+
+
+def given_words() -> "List[str]":
+    """Return the words of our command line; in a C locale, Python 3.6 and PyPy read them as ASCII."""
+    words = sys.argv[1:]
+    if sys.getfilesystemencoding() == "ascii":
+        words = [to_bytes("an argument", word).decode("utf-8", "surrogateescape") for word in words]
+    return words
+
+
+def give_up_output() -> None:
+    """See that what Python still holds back for our stdout does not raise at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: "Optional[List[str]]" = None) -> int:
     """Run the command line; return its exit code (0, 2, 124 to 127, or a job's own)."""
-    before: "Any" = (sys.stdout, sys.stderr)
-    streams: "Any" = [Output(stream or open(os.devnull, "w")) for stream in before]  # None where the caller closed it
-    sys.stdout, sys.stderr = streams
+    before = sys.stdout, sys.stderr
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller closed it
+            setattr(sys, name, open(os.devnull, "w"))
     platform.prepare_output()
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit codes of our children are lost
     except (AttributeError, ValueError):
         pass  # Windows has none, and only the main thread may set it
+
     try:
-        return dispatch([to_bytes("an argument", word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
-                        if argv is None and sys.getfilesystemencoding() == "ascii" else
-                        sys.argv[1:] if argv is None else argv)
-    except SchemaError as error:
-        complain(str(error))
-        return EXIT_USAGE
+        return dispatch(given_words() if argv is None else argv)
     except NodejobsError as error:
-        complain(str(error))
-        return EXIT_ERROR
-    except BrokenPipeError:
-        # Whoever read our output has enough. What Python still holds back must not raise at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return tell_error(error)
+    except BrokenPipeError:  # whoever read our output has enough
+        give_up_output()
         return EXIT_SIGNAL + SIGPIPE
     except OSError as error:
-        if error.filename is Output:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        complain("cannot %s: %s" % ("write the output" if error.filename is Output else
-                                    "use %s" % error.filename if error.filename else "go on", error.strerror))
+        what = "use %s" % error.filename
+        if error.filename is None:  # what we read has a name, or is a StoreError
+            give_up_output()
+            what = "write the output"
+        complain("cannot %s: %s" % (what, error.strerror))
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_SIGNAL + int(signal.SIGINT)

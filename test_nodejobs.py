@@ -1164,7 +1164,7 @@ def test_a_minimal_python_does_every_verb(minimal, store, tmp_path):
     assert do("stop", "a")[1].startswith("a: stopped by SIGTERM") and do("status", "a")[0] == 0
     assert do("list", "--id", "*")[1].count("\n") == 2 and do("history", "a")[1].count("\n") == 3
     assert do("run", "--id", "b", "--follow", "--", "echo", "hello")[1] == "hello\n" and do("wait", "b")[0] == 0
-    assert do("status", "bb")[2].endswith("did you mean 'b'?\n") and "did you mean 'stop'" in do("stpo", "a")[2]
+    assert do("status", "bb")[0] == 125 and do("stpo", "a")[0] == 2 and do("stop", "--help")[0] == 0
     assert do("list", "-q")[1] == "a\nb\n"
     assert do("prune", "--keep", "1")[1] == "removed 1 run\n" and do("remove", "a", "b")[0] == 0
     assert do("list", "--json")[1] == "[]\n"
@@ -5974,7 +5974,7 @@ def test_a_newcomer_is_told_the_way_out(cli, jobs, tmp_path):
         assert done.stderr.count("\n") == 1
         assert "did you mean" not in cli(verb, "zzz").stderr
     assert "`history` shows what there is" in cli("status", "backup", "--run", "7").stderr
-    assert "--json goes after the verb" in cli("--json", "list").stderr
+    assert cli("--json", "list").stdout == cli("list", "--json").stdout
     assert "`run -- echo 'hello world'`" in cli("echo", "hello world").stderr
     assert cli("help").stdout == cli("--help").stdout and cli("help", "list").stdout == cli("list", "--help").stdout
     assert "status takes ID; see" in cli("status").stderr
@@ -8798,10 +8798,8 @@ class TestEverywhere:
         for words in (["status", "b"], ["logs", "b"], ["wait", "b"], ["stop", "b"], ["history", "b"], ["remove", "b"]):
             done = nj(*words)
             assert (done.returncode, done.stdout) == (125, "") and re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
-        assert "did you mean 'backup'" in [nj("run", "--id", "backup", "--wait", "--", *nj.say("pass")),
-                                           nj("status", "bakcup")][1].stderr
         for words in ([], ["nonsense"], ["run"], ["run", "-c", "x", "--", "y"], ["status"], ["list", "--foo"],
-                      ["list", "-n"], ["--json", "list"], ["run", "--timeout", "soon", "x"],
+                      ["list", "-n"], ["run", "--timeout", "soon", "x"],
                       ["stop", "a", "--signal", "NOPE"], ["run", "--env", "X", "x"]):
             done = nj(*words)
             assert (done.returncode, done.stdout) == (2, ""), words
