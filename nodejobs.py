@@ -91,7 +91,7 @@ The protocol. Code that keeps a rule names it.
 
 On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,
 and resumed when its pid is in the journal (4, 5); the tree of a run is a job object, which a monitor of another
-run leaves (9); asking it to end is CTRL_BREAK on the command's own console.
+run leaves (9); stop ends that object at once, since Windows has no signal to ask with.
 
 Not promised: restarts, notifications, anything that runs when no job runs (after a reboot a queue waits for
 somebody's next call); the exit code of a command whose monitor was killed (then the job is "lost" once the command
@@ -2021,54 +2021,63 @@ class Ps(Posix):
 class Windows(Platform):
     """Windows 8 and newer. The tree of a run is a job object, a lock is a file that is open for writing.
 
-    A handle is an int. See Microsoft's pages on job objects, on CreateFileW (dwShareMode) and on console handlers.
+    A handle is an int. See Microsoft's pages on job objects, on CreateFileW (dwShareMode) and on CreateProcessW.
     """
 
     monitor_os, python_name = "nt", "python"
     store_mode = 0o777  # %LOCALAPPDATA% is private anyway; Python's 0o700 would part a user from the same one elevated
-    monitor_needs = ("kernel", "create_file", "open", "native", "begin_monitor",
-                     "take_lock", "take_run_lock", "drop_run_lock", "block_size", "sync_directories", "job", "job_name",
-                     "adopt_orphans", "hold_command", "create_process", "permit", "forbid", "set_timer", "await_child",
-                     "await_handles", "ask", "ask_when_told", "as_fd", "adopted", "await_adopted", "members",
-                     "is_console", "process", "has_long_paths", "start_time", "mark", "cookie_of",
-                     "start_apart", "quote", "is_command", "await_end", "tree", "kill", "end_tree",
-                     "end_trees")
+    monitor_needs = ("kernel", "failure", "close", "create_file", "as_fd", "open", "begin_monitor", "take_lock", "take_run_lock", "drop_run_lock", "block_size",
+                     "sync_directories", "job", "job_name", "members", "adopt_orphans", "hold_command",
+                     "why_not", "usage", "permit", "forbid", "set_timer", "await_child",
+                     "await_handle", "adopted", "await_adopted", "process", "start_time", "mark", "cookie_of",
+                     "start_apart", "await_end", "tree", "kill", "end_tree", "end_trees")
 
-    def kernel(self) -> "Any":
-        """Return kernel32; what it takes and returns is declared where an int of 32 bits would not do."""
-        if "kernel32" not in vars(self):
-            ctypes: "Any" = __import__("ctypes")
-            kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
-            kernel32.CreateFileW.restype = ctypes.c_void_p
-            self.kernel32 = kernel32
-        return self.kernel32
+    def kernel(self, name: str, *words: "Any") -> int:
+        """Call a function of kernel32; an int is passed as wide as a handle or a pointer is.
+
+        What it returns is taken as 32 bits: Microsoft promises that a handle has no more.
+        """
+        from ctypes import WinDLL, c_void_p  # type: ignore[attr-defined]
+        function = getattr(WinDLL("kernel32", use_last_error=True), name)
+        result: int = function(*[c_void_p(word) if isinstance(word, int) else word for word in words])
+        return result
+
+    def failure(self, path: "Optional[str]") -> OSError:
+        """Return why the last call of `kernel` has failed."""
+        from ctypes import WinError, get_last_error  # type: ignore[attr-defined]
+        error: OSError = WinError(get_last_error())
+        error.filename = path
+        return error
+
+    def close(self, handle: int) -> None:
+        if handle:
+            self.kernel("CloseHandle", handle)
+
+    # Who and where we are
 
     def interpreter(self) -> str:
         # In a virtual environment, sys.executable is a program that starts Python and waits for it.
         path = getattr(sys, "_base_executable", "") or sys.executable or ""
         name = os.path.basename(path).lower()
-        if name[:6] != "python" or name == "pythonservice.exe":  # a program that Python is embedded in
-            beside = os.path.join(sys.base_exec_prefix, "python.exe")
-            path = beside if os.path.isfile(beside) else path
-        return path
+        if name.startswith("python") and name != "pythonservice.exe":
+            return path
+        return os.path.join(sys.base_exec_prefix, "python.exe")  # Python is embedded in another program
 
     def host(self) -> str:
-        ctypes: "Any" = __import__("ctypes")
-        name, size = ctypes.create_unicode_buffer(256), ctypes.c_uint(256)
-        self.kernel().GetComputerNameW(name, ctypes.byref(size))
-        return str(name.value)
+        from _socket import gethostname
+        return gethostname()
 
     def user(self) -> str:
-        try:
-            return os.getlogin()
-        except OSError:
-            return os.environ.get("USERNAME", "")
+        return os.getlogin()
 
     def state_home(self) -> str:
         return os.environ.get("LOCALAPPDATA", "")
 
     def environment(self) -> "Dict[bytes, bytes]":
         return {os.fsencode(key): os.fsencode(value) for key, value in os.environ.items()}
+
+    def variable(self, name: str) -> str:
+        return name.upper()  # Windows does not tell Path from PATH
 
     def prepare_output(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -2081,70 +2090,74 @@ class Windows(Platform):
 
     def allow_escapes(self, fd: int) -> None:
         """Let a console understand colours: ENABLE_VIRTUAL_TERMINAL_PROCESSING, from Windows 10 on."""
-        ctypes: "Any" = __import__("ctypes")
-        msvcrt: "Any" = __import__("msvcrt")
-        handle, mode = ctypes.c_void_p(msvcrt.get_osfhandle(fd)), ctypes.c_uint()
-        if self.kernel().GetConsoleMode(handle, ctypes.byref(mode)):
-            self.kernel().SetConsoleMode(handle, mode.value | 4)
+        from ctypes import byref, c_uint
+        from msvcrt import get_osfhandle  # type: ignore[attr-defined]
+        mode = c_uint()
+        if self.kernel("GetConsoleMode", get_osfhandle(fd), byref(mode)):
+            self.kernel("SetConsoleMode", get_osfhandle(fd), mode.value | 4)
 
-    def variable(self, name: str) -> str:
-        return name.upper()  # Windows does not tell Path from PATH
+    def boot_id(self) -> str:
+        # NtQuerySystemInformation(SystemTimeOfDayInformation): the time of the boot, and by how much it was
+        # corrected since, because somebody set the clock.
+        from ctypes import WinDLL, c_longlong, sizeof  # type: ignore[attr-defined]
+        times = (c_longlong * 6)()
+        WinDLL("ntdll").NtQuerySystemInformation(3, times, sizeof(times), None)
+        return "%s %d" % (self.host(), (times[0] - times[4]) // 10000000)
+
+    # Command lines
 
     def quote(self, word: str) -> str:
-        # So that the C runtime's rules, which nearly all programs follow, give it back.
-        if word and not set(' \t\n\v"') & set(word):
-            return word
-        quoted, backslashes = '"', 0
-        for char in word:
-            if char == '"':  # backslashes count as such before a quotation mark only
-                quoted += "\\" * (backslashes + 1)
-            quoted += char
-            backslashes = backslashes + 1 if char == "\\" else 0
-        return quoted + "\\" * backslashes + '"'
+        from subprocess import list2cmdline
+        return list2cmdline([word])
 
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
                   ) -> "Dict[str, Any]":
+        from shutil import which
+        from subprocess import list2cmdline
         words = [os.fsdecode(word) for word in argv]
-        shell = os.environ.get("COMSPEC") or os.path.join(os.environ.get("SYSTEMROOT", ""), "System32", "cmd.exe")
-        # cmd.exe cannot work in a network directory: it says so, and goes on in that of Windows.
-        refused = ("execute cmd in a network directory, which it would leave for that of Windows"
-                   if (cwd or "").replace("/", "\\").startswith("\\\\") else "")
-        if line is not None:
-            if set("\r\n") & set(words[0]):
-                refused = "give cmd a line with a line break in it, of which it would do the first part only"
-            # /s: cmd takes away the first and the last quotation mark, and touches nothing between them
-            return {"argv": [b"cmd"], "program": shell, "line": '"%s" /d /v:off /s /c "%s"' % (shell, words[0]),
-                    "refused": refused}
-        name = os.path.join(cwd or "", words[0]) if "/" in words[0] or "\\" in words[0] else words[0]
-        places = [""] if name != words[0] or os.path.isabs(name) else os.fsdecode(path).split(os.pathsep)
-        endings = [""] if os.path.splitext(name)[1] else []
-        endings += os.environ.get("PATHEXT", ".COM;.EXE;.BAT;.CMD").lower().split(";") + [""]
-        program = ""
-        for place in places:
-            for ending in endings:
-                found = os.path.join(place.strip('"'), name + ending)
-                if not program and (os.path.isfile(found) or found == name and os.path.exists(found)):
-                    program = os.path.abspath(found)
-        text = " ".join([self.quote(word) for word in words])
-        if os.path.splitext(program)[1].lower() in (".bat", ".cmd"):
+        if line is None:
+            has_path = os.path.dirname(words[0])
+            name = os.path.join(cwd or "", words[0]) if has_path else words[0]
+            places = None if has_path else os.fsdecode(path)
+            program = os.path.abspath(which(name, path=places) or which(name + ".exe", path=places) or name)
+            if not program.lower().endswith((".bat", ".cmd")):
+                return {"program": program, "line": list2cmdline(words), "shown": words[0], "place": cwd, "refused": ""}
             # cmd executes it, and reads its arguments again in its own way; a quotation mark would end the quoting.
-            if any(set('"%\r\n') & set(word) for word in words[1:]):
-                refused = "give a batch file an argument with a quotation mark, a percent sign or a line break in it"
-            text = '"%s" /d /v:off /s /c "%s"' % (shell, " ".join(['"%s"' % word for word in [program] + words[1:]]))
-            program = shell
+            words[0] = program
+            shell_line, unsafe = " ".join(['"%s"' % word for word in words]), set('"%\r\n')
         else:
-            refused = ""
-        return {"argv": argv, "program": program, "line": text, "refused": refused}
+            shell_line, unsafe = words[0], set("\r\n")  # of several lines, cmd would execute the first only
 
-    def create_file(self, path: str, access: int, share: int, creation: int) -> int:
+        shell = os.environ.get("COMSPEC", "C:\\Windows\\System32\\cmd.exe")
+        refused = ""
+        if unsafe & set("".join(words)):
+            refused = "22 cannot give cmd a line break, nor a batch file a quotation mark or a percent sign"
+        if os.path.abspath(cwd or "").startswith("\\\\"):
+            refused = "22 cannot execute cmd in a network directory, which it would leave for that of Windows"
+        # /s: cmd takes away the first and the last quotation mark, and touches nothing between them
+        return {"program": shell, "line": '"%s" /d /v:off /s /c "%s"' % (shell, shell_line), "shown": "cmd",
+                "place": cwd, "refused": refused}
+
+    # Files
+
+    def create_file(self, path: "Any", access: int, share: int, creation: int) -> int:
         """Open a file by CreateFileW, not through a link; return its handle."""
-        ctypes: "Any" = __import__("ctypes")  # _winapi.CreateFile of Python 3.8 knows no Unicode
-        handle = self.kernel().CreateFileW(path, access, share, None, creation, 0x00200080, None)
-        if handle in (None, ctypes.c_void_p(-1).value):
-            error: OSError = ctypes.WinError(ctypes.get_last_error())
-            error.filename = path
-            raise error
-        return int(handle)
+        path = path.decode("utf-8", "surrogatepass") if isinstance(path, bytes) else path
+        # FILE_FLAG_OPEN_REPARSE_POINT, FILE_ATTRIBUTE_NORMAL
+        handle = self.kernel("CreateFileW", path, access, share, None, creation, 0x00200080, None)
+        if handle == -1:
+            raise self.failure(path)
+        return handle
+
+    def as_fd(self, handle: int, flags: int) -> int:
+        """Return a descriptor that has this handle from now on."""
+        from msvcrt import open_osfhandle  # type: ignore[attr-defined]
+        try:
+            fd: int = open_osfhandle(handle, flags | 0x8080)  # O_NOINHERIT, O_BINARY
+            return fd
+        except OSError:
+            self.close(handle)
+            raise
 
     def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
         # os.open would not let anybody rename or delete the file while we have it open. Who may only append
@@ -2153,135 +2166,45 @@ class Windows(Platform):
         if flags & 3 != os.O_RDONLY:
             access |= 0x00100004 if flags & os.O_APPEND else 0x40000000
         creation = 1 if flags & os.O_EXCL else 4 if flags & os.O_CREAT else 3
-        return self.as_fd(self.create_file(self.native(path), access, 7, creation), flags & 3)
-
-    def as_fd(self, handle: int, flags: int) -> int:
-        """Return a descriptor that has this handle from now on."""
-        try:
-            fd: int = __import__("msvcrt").open_osfhandle(handle, flags | 0x8080)  # O_NOINHERIT, O_BINARY
-            return fd
-        except OSError:
-            __import__("_winapi").CloseHandle(handle)
-            raise
-
-    def native(self, path: "Any") -> str:
-        """Return a path as text."""
-        return path.decode("utf-8", "surrogatepass") if isinstance(path, bytes) else str(path)
+        return self.as_fd(self.create_file(path, access, 7, creation), flags & 3)
 
     def move(self, path: str, to: str) -> None:
         # A directory cannot go while a file in it is open. The lock, which we have open ourselves, goes first.
-        # Whoever makes a new one then keeps the directory where it is, and it is theirs.
+        # If somebody creates a new lock meanwhile, the directory stays where it is, and is theirs.
         aside = to + "." + LOCK
+        try:
+            self.rename(path + SEP + LOCK, aside)
+            os.unlink(aside)  # when we close it; or the next sweep deletes it
+        except OSError:
+            pass  # there is none; or the directory cannot go either, and says so
+        self.rename(path, to)
+
+    def rename(self, path: str, to: str) -> None:
+        """Rename a file or directory; a reader, or a search for viruses, may have it open for a moment."""
         deadline = time.monotonic() + 1.0
-        ours = True
         while True:
             try:
-                if ours:
-                    try:
-                        os.rename(path + SEP + LOCK, aside)
-                        ours = False  # the next one is somebody else's
-                        os.unlink(aside)  # when we close it; or the next sweep deletes it
-                    except OSError as error:
-                        if isinstance(error, PermissionError) and ours:
-                            raise
-                        ours = False
                 return os.rename(path, to)
             except PermissionError:
                 if time.monotonic() >= deadline:
                     raise PermissionError(errno.EACCES, "a file in it is open in another program", path) from None
             time.sleep(POLL_SECONDS)
 
-    def boot_id(self) -> str:
-        # NtQuerySystemInformation(SystemTimeOfDayInformation): the time of the boot, and by how much it was
-        # corrected since, because somebody set the clock.
-        ctypes: "Any" = __import__("ctypes")
-        times = (ctypes.c_longlong * 6)()
-        ctypes.WinDLL("ntdll").NtQuerySystemInformation(3, times, ctypes.sizeof(times), None)
-        return "%s %d" % (self.host(), (times[0] - times[4]) // 10000000)
+    def block_size(self, fd: int) -> int:
+        return 4096
 
-    def process(self, pid: int, access: int) -> int:
-        """Open a process; 0 if it is gone or not ours to open."""
-        winapi: "Any" = __import__("_winapi")
-        try:
-            handle: int = winapi.OpenProcess(access, False, pid)
-            return handle
-        except OSError:
-            return 0
+    def sync_directories(self, path: "Any") -> None:
+        pass  # NTFS keeps a journal of its own
 
-    def start_time(self, pid: int) -> "Optional[int]":
-        ctypes: "Any" = __import__("ctypes")
-        winapi: "Any" = __import__("_winapi")
-        handle = self.process(pid, 0x00101000)  # SYNCHRONIZE, PROCESS_QUERY_LIMITED_INFORMATION
-        if not handle:
-            return None
-        try:
-            times = (ctypes.c_ulonglong * 4)()
-            places = [ctypes.byref(times, 8 * index) for index in range(4)]
-            known = self.kernel().GetProcessTimes(ctypes.c_void_p(handle), *places)
-            # Somebody's handle keeps a process that has ended, and its pid.
-            return int(times[0]) if known and winapi.WaitForSingleObject(handle, 0) == 258 else None
-        finally:
-            winapi.CloseHandle(handle)
-
-    def cookie_of(self, pid: int) -> "Optional[bytes]":
-        return None
-
-    def mark(self, pid: int) -> int:
-        return 0
-
-    def is_command(self, run: "Run") -> bool:
-        return run[2] >= 0 and self.start_time(run[0]) == run[1]
-
-    def is_suspended(self, pid: int) -> "Optional[bool]":
-        return None
-
-    def await_handles(self, handles: "List[int]", deadline: float) -> int:
-        """Wait until one of them is signalled; return its index, -1 at the deadline. Ctrl-C interrupts it."""
-        winapi: "Any" = __import__("_winapi")
-        while True:
-            left = min(max(deadline - time.monotonic(), 0.0) * 1000 + 1, 5000.0)
-            try:
-                found: int = winapi.WaitForMultipleObjects(handles, False, int(left))
-            except InterruptedError:
-                continue  # by Ctrl-C, of which the host's own handler has taken note
-            if found < 64:
-                return found
-            if time.monotonic() >= deadline:
-                return -1
-
-    def await_end(self, pid: int, start: int, deadline: float) -> bool:
-        winapi: "Any" = __import__("_winapi")
-        handle = self.process(pid, 0x00101000)
-        if not handle:
-            return True
-        try:
-            return self.start_time(pid) != start or self.await_handles([handle], deadline) == 0
-        finally:
-            winapi.CloseHandle(handle)
-
-    def await_command(self, run: "Run", deadline: float) -> None:
-        if self.is_command(run):
-            self.await_end(run[0], run[1], deadline)
-
-    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        if run is not None:
-            self.await_command(run, deadline)
-        pause = POLL_SECONDS
-        deadline = min(deadline, time.monotonic() + 1.0)
-        while self.is_monitored(path) and time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(1.1 * pause, 0.1)
-
-    def reap(self, pid: int, wait: bool) -> bool:
-        return True
+    # Locks
 
     def take_lock(self, path: "Any", seconds: float) -> int:
         # Open for writing, and shared with readers only: a second one is refused, until the last handle is
-        # closed or its process dies. Handles are inherited, so a starting monitor keeps the lock.
+        # closed or its process dies.
         deadline = time.monotonic() + seconds
         while True:
             try:
-                return self.as_fd(self.create_file(self.native(path), 0x40000000, 5, 4), os.O_WRONLY)
+                return self.as_fd(self.create_file(path, 0x40000000, 5, 4), os.O_WRONLY)
             except OSError as error:
                 if getattr(error, "winerror", 0) != 32:  # ERROR_SHARING_VIOLATION
                     raise
@@ -2292,188 +2215,6 @@ class Windows(Platform):
     def drop_lock(self, fd: int) -> None:
         pass  # it goes with its handle
 
-    def is_job_locked(self, path: str) -> bool:
-        winapi: "Any" = __import__("_winapi")
-        try:
-            winapi.CloseHandle(self.create_file(path, 0x80000000, 5, 3))  # not shared with one who writes
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            if getattr(error, "winerror", 0) != 32:
-                raise
-            return True
-        return False
-
-    is_monitored = is_job_locked
-
-    def job_name(self, cookie: bytes) -> str:
-        return "Global\\nodejobs-" + cookie.decode()
-
-    def job(self, cookie: bytes) -> int:
-        """Open the job object of a run; 0 if nobody has it open any more, or it is not ours."""
-        # The monitor has, and the command; it has no name any more when both have ended.
-        handle: int = self.kernel().OpenJobObjectW(0x1F001F, False, self.job_name(cookie))
-        return handle
-
-    def is_console(self, pid: int) -> bool:
-        """Tell whether a process is the console of others, which Windows starts and ends with them."""
-        ctypes: "Any" = __import__("ctypes")
-        kernel, handle = self.kernel(), self.process(pid, 0x00101000)
-        if not handle:
-            return False
-        name, size = ctypes.create_unicode_buffer(32768), ctypes.c_uint(32768)
-        kernel.QueryFullProcessImageNameW(ctypes.c_void_p(handle), 0, name, ctypes.byref(size))
-        kernel.CloseHandle(ctypes.c_void_p(handle))
-        return bool(name.value.lower().endswith("\\conhost.exe"))
-
-    def members(self, job: int) -> "List[int]":
-        """Return the pids of the processes of a job object."""
-        ctypes: "Any" = __import__("ctypes")
-        size = 64
-        while True:
-            buffer = (ctypes.c_size_t * (size + 1))()  # the two numbers of 32 bits, then the pids
-            self.kernel().QueryInformationJobObject(ctypes.c_void_p(job), 3, buffer, ctypes.sizeof(buffer), None)
-            assigned, listed = (ctypes.c_uint * 2).from_buffer(buffer)
-            first = 8 // ctypes.sizeof(ctypes.c_size_t)
-            if listed >= assigned:
-                return [int(pid) for pid in buffer[first:first + listed] if not self.is_console(pid)]
-            size = 2 * assigned
-
-    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
-        job = self.job(run[3])
-        pids: "List[int]" = []
-        if job:
-            pids = self.members(job)
-            __import__("_winapi").CloseHandle(job)
-        alive: "Members" = {}
-        for pid in {*pids, *known, run[0]} - {0, os.getpid()}:
-            start = self.start_time(pid)
-            if pid in pids or start is not None and (known.get(pid) == start or
-                                                     run[2] >= 0 and (pid, start) == run[:2]):
-                alive[pid] = start or 0  # 0: it may not be opened; what has ended is no member any more
-        return alive
-
-    def kill(self, run: "Run", members: "Members") -> None:
-        """End the members, all at once where we are none of them."""
-        ctypes: "Any" = __import__("ctypes")
-        winapi: "Any" = __import__("_winapi")
-        kernel, job = self.kernel(), self.job(run[3])
-        if job:
-            if os.getpid() not in self.members(job):
-                kernel.TerminateJobObject(ctypes.c_void_p(job), KILLED)
-            __import__("_winapi").CloseHandle(job)
-        for pid in members:
-            handle = self.process(pid, 0x00101001)  # and PROCESS_TERMINATE
-            if handle:
-                if self.start_time(pid) == members[pid]:
-                    kernel.TerminateProcess(ctypes.c_void_p(handle), KILLED)
-                winapi.CloseHandle(handle)
-
-    def remaining(self, run: "Run", known: "Members") -> "Members":
-        return self.tree(run, known, set())
-
-    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
-        return [self.end_tree(run, known, number, grace) for run, known in runs]
-
-    def end_tree(self, run: "Run", known: "Members", number: int, grace: float) -> "List[int]":
-        groups: "Set[int]" = set()
-        members = self.tree(run, known, groups)
-        deadline = time.monotonic() + grace
-        if members and self.ask(run, members, number):
-            while members and time.monotonic() < deadline:
-                known.update(members)
-                for pid in members:
-                    self.await_end(pid, members[pid], deadline)
-                members = self.tree(run, known, groups)
-        last = time.monotonic() + KILL_SECONDS
-        while members and time.monotonic() < last:
-            known.update(members)
-            self.kill(run, members)
-            for pid in members:
-                self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
-            members = self.tree(run, known, groups)
-            if members:
-                time.sleep(POLL_SECONDS)  # some may not be opened, so not be waited for
-        return sorted(members)
-
-    def create_process(self, program: str, line: str, flags: int, environment: "Optional[Dict[str, str]]",
-                       cwd: "Optional[str]", files: "Sequence[int]", also: "Sequence[int]") -> "Tuple[int, int, int]":
-        """Create a process with three files as its standard ones; return its handle, its thread's and its pid.
-
-        It inherits these, the handles `also`, and nothing else.
-        """
-        winapi: "Any" = __import__("_winapi")
-        msvcrt: "Any" = __import__("msvcrt")
-        handles = [msvcrt.get_osfhandle(fd) for fd in files]
-        inherited = list({*handles, *also})
-        startup = type("StartupInfo", (), {
-            "dwFlags": 0x100, "wShowWindow": 0, "hStdInput": handles[0], "hStdOutput": handles[1],
-            "hStdError": handles[2], "lpAttributeList": {"handle_list": inherited}})  # 0x100: STARTF_USESTDHANDLES
-        for handle in inherited:
-            os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined]
-        try:
-            process, thread, pid, _ = winapi.CreateProcess(program, line, None, None, True, flags, environment, cwd,
-                                                           startup)
-        finally:
-            for handle in inherited:
-                os.set_handle_inheritable(handle, False)  # type: ignore[attr-defined]
-        return process, thread, pid
-
-    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
-                      job_lock: int, run_lock: str) -> bytes:
-        winapi: "Any" = __import__("_winapi")
-        words = [os.fsdecode(word) for word in argv]
-        line = " ".join([self.quote(word) for word in words])
-        variables = {os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()}
-        msvcrt: "Any" = __import__("msvcrt")
-        payload_end, feed = os.pipe()
-        report, report_end = os.pipe()
-        null = os.open(NULL, os.O_RDWR)
-        files: "Tuple[int, ...]" = (payload_end, report_end, null)
-        process = (0, 0, 0)
-        try:
-            try:
-                # DETACHED_PROCESS, and CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
-                process = self.create_process(words[0], line, 0x01000008, variables, None, files, ())
-            except PermissionError:  # a job object that lets nobody go
-                process = self.create_process(words[0], line, 0x00000008, variables, None, files, ())
-            # The lock is handed over, not inherited: CreateProcess makes a process suspended, and who is killed
-            # before it has resumed it leaves it so for ever, with all that it has inherited.
-            lock = winapi.DuplicateHandle(winapi.GetCurrentProcess(), msvcrt.get_osfhandle(job_lock), process[0],
-                                          0, False, 2)  # DUPLICATE_SAME_ACCESS
-            for fd in files:
-                os.close(fd)
-            files = ()
-            try:
-                for part in payload + [b"%20d" % lock]:
-                    while part:
-                        part = part[os.write(feed, part):]
-            except OSError:
-                pass  # it has died, or failed, before it has read all; its report says so
-            return os.read(report, 65536)
-        finally:
-            for fd in (*files, feed, report):
-                os.close(fd)
-            for handle in process[:2]:
-                if handle:
-                    winapi.CloseHandle(handle)
-
-    def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
-        winapi: "Any" = __import__("_winapi")
-        words = [word.decode("utf-8", "surrogatepass") for word in argv]
-        null = os.open(NULL, os.O_RDWR)
-        line = " ".join([self.quote(word) for word in words])
-        for handle in self.create_process(words[0], line, 0x00000008, None, None, (stdin, null, null), ())[:2]:
-            winapi.CloseHandle(handle)
-        os.close(null)
-
-    def begin_monitor(self) -> None:
-        lock = self.as_fd(int(os.read(0, 20)), os.O_WRONLY)  # see start_monitor
-        os.dup2(lock, 2)
-        os.close(lock)
-        self.events: "List[int]" = []
-        self.kernel().SetConsoleCtrlHandler(None, False)  # whether Ctrl-C is ignored is inherited
-
     def take_run_lock(self, path: bytes) -> int:
         return self.take_lock(path, RETRY_SECONDS)
 
@@ -2482,72 +2223,207 @@ class Windows(Platform):
         os.dup2(null, lock)
         os.close(null)
 
-    def block_size(self, fd: int) -> int:
-        return 4096
-
-    def sync_directories(self, path: "Any") -> None:
-        pass  # NTFS keeps a journal of its own
-
-    def adopt_orphans(self, cookie: bytes) -> None:
-        ctypes: "Any" = __import__("ctypes")
-        kernel = self.kernel()
-        self.own_job: int = kernel.CreateJobObjectW(None, self.job_name(cookie))
-        self.events = [kernel.CreateEventW(None, False, False, self.job_name(cookie) + name) for name in ("-C", "-B")]
-        if not all([self.own_job, *self.events]):
-            raise ctypes.WinError(ctypes.get_last_error())
-        # JOB_OBJECT_LIMIT_BREAKAWAY_OK, in JobObjectExtendedLimitInformation: monitors of other runs may leave.
-        limits = (ctypes.c_uint * (36 if ctypes.sizeof(ctypes.c_size_t) == 8 else 28))()
-        limits[4] = 0x800
-        kernel.SetInformationJobObject(ctypes.c_void_p(self.own_job), 9, limits, ctypes.sizeof(limits))
-
-    def ask(self, run: "Run", members: "Members", number: int) -> bool:
-        """Ask what shares the command's console to end; False if that cannot be, or shall not.
-
-        By CTRL_C for SIGINT, CTRL_BREAK for others. The monitor does it: one process can have one console only.
-        """
-        ctypes: "Any" = __import__("ctypes")
-        kernel = self.kernel()
-        kind = 0 if number == 2 else 1
-        if number == SIGKILL:
+    def is_job_locked(self, path: str) -> bool:
+        try:
+            handle = self.create_file(path, 0x80000000, 5, 3)  # not shared with one who writes
+        except FileNotFoundError:
             return False
-        if not vars(self).get("events"):  # we are not the monitor
-            event = kernel.OpenEventW(2, False, self.job_name(run[3]) + ("-B" if kind else "-C"))
-            done = bool(event) and bool(kernel.SetEvent(ctypes.c_void_p(event)))
-            if event:
-                kernel.CloseHandle(ctypes.c_void_p(event))
-            return done
-        kernel.FreeConsole()
-        for pid in members:
-            if kernel.AttachConsole(pid):
-                # A new console forgets handlers, and the event reaches us, too. When it has, we leave: whoever ends
-                # that console would end us with it.
-                heard: "List[int]" = []
-
-                def hear(event: int) -> int:
-                    heard.append(event)
-                    return 1
-                self.handler = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(hear)
-                kernel.SetConsoleCtrlHandler(self.handler, True)
-                sent = bool(kernel.GenerateConsoleCtrlEvent(kind, 0) or
-                            kernel.GenerateConsoleCtrlEvent(0, 0))  # wine 8 delivers only this one
-                deadline = time.monotonic() + 1.0
-                while sent and not heard and time.monotonic() < deadline:
-                    time.sleep(POLL_SECONDS)
-                if heard or not sent:
-                    kernel.FreeConsole()
-                return sent
+        except OSError as error:
+            if getattr(error, "winerror", 0) != 32:
+                raise
+            return True
+        self.close(handle)
         return False
 
-    def ask_when_told(self, event: int) -> None:
-        """Ask all of the run, since a stopper has set one of our events; a console may take a moment to be there."""
-        deadline = time.monotonic() + 0.5
-        while not self.ask((0, 0, 0, b"", 0, 0), {pid: 0 for pid in self.adopted()}, 2 if event == 1 else 15):
+    is_monitored = is_job_locked
+
+    # Processes
+
+    def process(self, pid: int, rights: int) -> int:
+        """Open a process; 0 if it is gone or not ours to open.
+
+        0x00101000 is SYNCHRONIZE, to wait for it, and PROCESS_QUERY_LIMITED_INFORMATION, to know its times.
+        """
+        return self.kernel("OpenProcess", rights, 0, pid)
+
+    def start_time(self, pid: int) -> "Optional[int]":
+        from ctypes import byref, c_ulonglong
+        handle = self.process(pid, 0x00101000)
+        if not handle:
+            return None
+        times = (c_ulonglong * 4)()
+        known = self.kernel("GetProcessTimes", handle, *[byref(times, 8 * place) for place in range(4)])
+        # Somebody's handle keeps a process that has ended, and its pid. 258: WAIT_TIMEOUT
+        lives = self.kernel("WaitForSingleObject", handle, 0) == 258
+        self.close(handle)
+        return times[0] if known and lives else None
+
+    def cookie_of(self, pid: int) -> "Optional[bytes]":
+        return None
+
+    def mark(self, pid: int) -> int:
+        return 0
+
+    def is_command(self, run: "Run") -> bool:
+        return self.start_time(run[0]) == run[1]
+
+    def is_suspended(self, pid: int) -> "Optional[bool]":
+        return None
+
+    def reap(self, pid: int, wait: bool) -> bool:
+        return True
+
+    def await_handle(self, handle: int, deadline: float) -> bool:
+        """Wait until a process has ended; False at the deadline. Ctrl-C interrupts it."""
+        from _winapi import WaitForMultipleObjects  # type: ignore[attr-defined]
+        while True:
+            left = min(max(deadline - time.monotonic(), 0.0), 86400.0)
+            try:
+                if WaitForMultipleObjects([handle], False, int(1000 * left) + 1) == 0:
+                    return True
+            except InterruptedError:
+                continue  # by Ctrl-C, of which the host's own handler has taken note
             if time.monotonic() >= deadline:
-                break
-            time.sleep(POLL_SECONDS)
+                return False
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        handle = self.process(pid, 0x00101000)
+        if not handle:
+            return True
+        try:
+            return self.start_time(pid) != start or self.await_handle(handle, deadline)
+        finally:
+            self.close(handle)
+
+    def await_command(self, run: "Run", deadline: float) -> None:
+        self.await_end(run[0], run[1], deadline)
+
+    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
+        if run is not None:
+            self.await_command(run, deadline)
+        deadline = min(deadline, time.monotonic() + 1.0)
+        pause = POLL_SECONDS
+        while self.is_monitored(path) and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(1.1 * pause, 0.1)
+
+    # The tree of a run
+
+    def job_name(self, cookie: bytes) -> str:
+        return "Global\\nodejobs-" + cookie.decode()
+
+    def job(self, cookie: bytes) -> int:
+        """Open the job object of a run; 0 if nobody has it open any more, or it is not ours."""
+        # The monitor has, and the command; it has no name any more when both have ended.
+        return self.kernel("OpenJobObjectW", 0x1F001F, 0, self.job_name(cookie))  # JOB_OBJECT_ALL_ACCESS
+
+    def members(self, job: int) -> "List[int]":
+        """Return the pids of the processes of a job object that live."""
+        from ctypes import c_size_t, sizeof
+        # JobObjectBasicProcessIdList: two numbers of 32 bits, then the pids. Of more than this, it tells the first.
+        table = (c_size_t * 16384)()
+        self.kernel("QueryInformationJobObject", job, 3, table, sizeof(table), None)
+        return [pid for pid in table[8 // sizeof(c_size_t):] if pid]
+
+    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
+        job = self.job(run[3])
+        if job:
+            found = {pid: self.start_time(pid) or 0 for pid in self.members(job)}  # 0: it may not be opened
+            self.close(job)
+        else:
+            found = {pid: start for pid, start in [*known.items(), run[:2]] if self.start_time(pid) == start}
+        found.pop(os.getpid(), None)
+        return found
+
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        return self.tree(run, known, set())
+
+    def kill(self, run: "Run", members: "Members") -> None:
+        """End the members: the whole job object at once, unless we are in it."""
+        job = self.job(run[3])
+        if job and os.getpid() not in self.members(job):
+            self.kernel("TerminateJobObject", job, KILLED)
+            members = {}
+        self.close(job)
+
+        for pid, start in members.items():
+            handle = self.process(pid, 0x00101001)  # and PROCESS_TERMINATE
+            if handle and self.start_time(pid) == start:
+                self.kernel("TerminateProcess", handle, KILLED)
+            self.close(handle)
+
+    def end_tree(self, run: "Run", known: "Members") -> "List[int]":
+        """End the processes of a run; return the pids of those that outlived it."""
+        deadline = time.monotonic() + KILL_SECONDS
+        members = self.tree(run, known, set())
+        while members and time.monotonic() < deadline:
+            known.update(members)
+            self.kill(run, members)
+            for pid, start in members.items():
+                self.await_end(pid, start, min(deadline, time.monotonic() + 1.0))
+            time.sleep(POLL_SECONDS)  # some may not be opened, so not be waited for
+            members = self.tree(run, known, set())
+        return sorted(members)
+
+    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
+        return [self.end_tree(run, known) for run, known in runs]  # Windows has no way to ask them
+
+    # Starting
+
+    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
+                      job_lock: int, run_lock: str) -> bytes:
+        from _winapi import DuplicateHandle, GetCurrentProcess  # type: ignore[attr-defined]
+        from msvcrt import get_osfhandle  # type: ignore[attr-defined]
+        from subprocess import DEVNULL, PIPE, Popen
+        words = [os.fsdecode(word) for word in argv]
+        options: "Dict[str, Any]" = {"bufsize": 0, "stdin": PIPE, "stdout": PIPE, "stderr": DEVNULL, "env": {
+            os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()}}
+        try:
+            # DETACHED_PROCESS, and CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
+            monitor: "Any" = Popen(words, creationflags=0x01000008, **options)
+        except PermissionError:  # a job object that lets nobody go
+            monitor = Popen(words, creationflags=0x00000008, **options)
+        monitor.returncode = 0  # nobody waits for it, and it needs no warning
+
+        with monitor.stdout:
+            # The lock is handed over, not inherited: CreateProcess makes a process suspended, and who is killed
+            # before it has resumed it leaves it so for ever, with all that it has inherited.
+            process = self.process(monitor.pid, 0x40)  # PROCESS_DUP_HANDLE
+            with monitor.stdin:
+                try:
+                    lock = DuplicateHandle(GetCurrentProcess(), get_osfhandle(job_lock), process, 0, False, 2)
+                    for part in payload + [b"%20d" % lock]:  # 2: DUPLICATE_SAME_ACCESS
+                        while part:
+                            part = part[os.write(monitor.stdin.fileno(), part):]
+                except OSError:
+                    pass  # it has died, or failed, before it has read all; its report says so
+            self.close(process)
+            return os.read(monitor.stdout.fileno(), 65536)
+
+    def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
+        from subprocess import DEVNULL, Popen
+        Popen(argv, stdin=stdin, stdout=DEVNULL, stderr=DEVNULL, creationflags=8)  # DETACHED_PROCESS
+
+    def begin_monitor(self) -> None:
+        lock = self.as_fd(int(os.read(0, 20)), os.O_WRONLY)  # see start_monitor
+        os.dup2(lock, 2)
+        os.close(lock)
+
+    def adopt_orphans(self, cookie: bytes) -> None:
+        from ctypes import c_size_t, c_uint, sizeof
+        self.own_job = self.kernel("CreateJobObjectW", None, self.job_name(cookie))
+        if not self.own_job:
+            raise self.failure(None)
+        # JOB_OBJECT_LIMIT_BREAKAWAY_OK, in JobObjectExtendedLimitInformation: monitors of other runs may leave.
+        limits = (c_uint * (20 + 2 * sizeof(c_size_t)))()
+        limits[4] = 0x800
+        self.kernel("SetInformationJobObject", self.own_job, 9, limits, sizeof(limits))
 
     def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
-        ctypes: "Any" = __import__("ctypes")
+        if order["refused"]:
+            return 0, order["refused"].encode()
+        from _winapi import CreateProcess  # type: ignore[attr-defined]
+        from msvcrt import get_osfhandle  # type: ignore[attr-defined]
         environment = {key.upper(): value for key, value in os.environ.items()}
         environment.setdefault("PYTHONUNBUFFERED", "1")
         environment.setdefault("PYTHONIOENCODING", "utf-8")  # in a file it would write in the code page's
@@ -2556,93 +2432,91 @@ class Windows(Platform):
             environment.pop(key, None)
             if value is not None:
                 environment[key] = value.decode("utf-8", "surrogatepass")
-        cwd = None if order["cwd"] is None else order["cwd"].decode("utf-8", "surrogatepass")
-        shown = order["argv"][0].decode("utf-8", "surrogatepass")
-        what, hint, number, said = "change to the working directory %s" % cwd, "", 0, ""
+
+        # It inherits three files; and the job object, so that this is found by its name if we are killed.
         stdin = os.open(NULL, os.O_RDONLY)
+        handles = [get_osfhandle(fd) for fd in (stdin, stdout, stderr)]
+        inherited = list({*handles, self.own_job})
+        for handle in inherited:
+            os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined]
+        startup = type("StartupInfo", (), {  # STARTF_USESTDHANDLES
+            "dwFlags": 0x100, "wShowWindow": 0, "hStdInput": handles[0], "hStdOutput": handles[1],
+            "hStdError": handles[2], "lpAttributeList": {"handle_list": inherited}})
         try:
-            if cwd is not None and not os.stat(cwd).st_mode & 0x4000:
-                raise NotADirectoryError(20, os.strerror(20))
-            what = order["refused"] or "execute " + shown
-            if order["refused"]:
-                number = 22
-            elif not order["program"]:
-                number, hint = 2, "" if "/" in shown or "\\" in shown else " (it is nowhere on PATH)"
-            else:
-                # CREATE_SUSPENDED, CREATE_NO_WINDOW (a console of its own). The handle of the job object goes with
-                # it, so that the object can be found by its name if the monitor is killed.
-                process, thread, pid = self.create_process(order["program"], order["line"], 0x08000004, environment,
-                                                           cwd, (stdin, stdout, stderr), (self.own_job,))
-                if self.kernel().AssignProcessToJobObject(ctypes.c_void_p(self.own_job), ctypes.c_void_p(process)):
-                    return pid, process, thread
+            # CREATE_SUSPENDED, CREATE_NO_WINDOW: a console of its own, which nobody sees
+            process, thread, pid, _ = CreateProcess(
+                order["program"], order["line"], None, None, True, 0x08000004, environment, order["place"], startup)
+            if not self.kernel("AssignProcessToJobObject", self.own_job, process):
+                error = self.failure(None)
                 self.forbid((pid, process, thread))
-                what, number = "put the command into a job object", 13
+                raise error
+            return pid, process, thread
         except OSError as error:
             if error.errno in (12, 24):
                 raise  # ENOMEM, EMFILE: that says nothing about the job
-            said = error.strerror or ""  # there are many reasons that have no number of their own in errno
-            number = 7 if getattr(error, "winerror", 0) == 206 else error.errno or 22  # 206: the line is too long
-            hint = " (it is no program: name what executes it, as in python it.py)" if number == 8 else ""
+            return 0, self.why_not(error, order).encode("utf-8", "surrogatepass")
         finally:
             os.close(stdin)
-        text = "%d cannot %s: %s%s" % (number, what, said or os.strerror(number), hint)
-        return 0, text.encode("utf-8", "surrogatepass")
+
+    def why_not(self, error: "Any", order: "Dict[str, Any]") -> str:
+        """Say why a command cannot be executed: an error number, a blank and words."""
+        shown, number = order["shown"], error.errno or 22
+        what, hint = "execute " + shown, ""
+        if error.winerror == 267:  # ERROR_DIRECTORY
+            what = "change to the working directory " + order["place"]
+        elif error.winerror == 206:  # ERROR_FILENAME_EXCED_RANGE
+            number = 7  # E2BIG: the command line is too long
+        elif number == 8:  # ENOEXEC
+            hint = " (it is no program: name what executes it, as in python it.py)"
+        elif number == 2 and not {"/", "\\"} & set(shown):
+            hint = " (it is nowhere on PATH)"
+        # There are many reasons that have no number of their own in errno.
+        return "%d cannot %s: %s%s" % (number, what, error.strerror, hint)
 
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
         if not held[0]:
             failing: bytes = held[1]
             return failing
-        ctypes: "Any" = __import__("ctypes")
-        winapi: "Any" = __import__("_winapi")
-        self.kernel().ResumeThread(ctypes.c_void_p(held[2]))
-        winapi.CloseHandle(held[2])
+        self.kernel("ResumeThread", held[2])
+        self.close(held[2])
         return b""
 
     def forbid(self, held: "Tuple[Any, ...]") -> None:
-        winapi: "Any" = __import__("_winapi")
-        winapi.TerminateProcess(held[1], KILLED)
-        self.await_handles([held[1]], time.monotonic() + KILL_SECONDS)
+        self.kernel("TerminateProcess", held[1], KILLED)
+        self.await_handle(held[1], time.monotonic() + KILL_SECONDS)
+
+    # Waiting for the command
 
     def set_timer(self, seconds: float) -> None:
         self.deadline = time.monotonic() + (seconds or float("inf"))
 
     def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
-        ctypes: "Any" = __import__("ctypes")
-        winapi: "Any" = __import__("_winapi")
+        from _winapi import GetExitCodeProcess  # type: ignore[attr-defined]
         pid, process, _ = held
-        found = 1
-        while found > 0:
-            found = self.await_handles([process] + self.events, self.deadline if timed else float("inf"))
-            if found > 0:
-                self.ask_when_told(found)
-        if found < 0:
+        if not self.await_handle(process, self.deadline if timed else float("inf")):
             return 0, None, None, None
-        code = winapi.GetExitCodeProcess(process)
-        times = (ctypes.c_longlong * 6)()  # JobObjectBasicAccountingInformation: user and kernel time, 100 ns each
-        self.kernel().QueryInformationJobObject(ctypes.c_void_p(self.own_job), 1, times, ctypes.sizeof(times), None)
-        own = (ctypes.c_longlong * 4)()
-        self.kernel().GetProcessTimes(ctypes.c_void_p(process), *[ctypes.byref(own, 8 * index) for index in range(4)])
-        spent = max(times[0] + times[1], own[2] + own[3]) / 1e7
-        first = 8 // ctypes.sizeof(ctypes.c_size_t)  # PROCESS_MEMORY_COUNTERS: two numbers of 32 bits, then the peak
-        memory = (ctypes.c_size_t * (8 + first))()
-        self.kernel().K32GetProcessMemoryInfo(ctypes.c_void_p(process), memory, ctypes.sizeof(memory))
-        return (pid, None if code == KILLED else code, SIGKILL if code == KILLED else None,
-                (spent, memory[first] // 1024 or None))
+        code = GetExitCodeProcess(process)
+        if code == KILLED:
+            return pid, None, SIGKILL, self.usage(process)
+        return pid, code, None, self.usage(process)
+
+    def usage(self, process: int) -> "Tuple[float, Optional[int]]":
+        """Return the seconds of CPU that all of the run has used, and the command's own peak of memory in KiB."""
+        from ctypes import c_longlong, c_size_t, sizeof
+        times = (c_longlong * 6)()  # JobObjectBasicAccountingInformation: user and kernel time, 100 ns each
+        self.kernel("QueryInformationJobObject", self.own_job, 1, times, sizeof(times), None)
+        first = 8 // sizeof(c_size_t)  # PROCESS_MEMORY_COUNTERS: two numbers of 32 bits, then the peak
+        memory = (c_size_t * (8 + first))()
+        self.kernel("K32GetProcessMemoryInfo", process, memory, sizeof(memory))
+        return (times[0] + times[1]) / 1e7, memory[first] // 1024 or None
 
     def adopted(self) -> "List[int]":
         return self.members(self.own_job)
 
     def await_adopted(self) -> None:
-        winapi: "Any" = __import__("_winapi")
-        for pid in self.adopted():
-            handle = self.process(pid, 0x00101000)
-            if handle:
-                found = self.await_handles([handle] + self.events, float("inf"))
-                winapi.CloseHandle(handle)
-                if found > 0:
-                    self.ask_when_told(found)
-                return
-        time.sleep(POLL_SECONDS)
+        for pid in self.adopted()[:1]:
+            self.await_end(pid, self.start_time(pid) or 0, float("inf"))
+        time.sleep(POLL_SECONDS)  # it may not be ours to open, so not be waited for
 
 
 # The one place that asks where we are.

@@ -8485,6 +8485,7 @@ class TestEverywhere:
         assert (record["status"], record["exit_code"], record["stop_signal"]) == ("stopped", 9, "SIGUSR1")
 
     def test_a_command_that_is_interrupted_can_end_in_its_own_way(self, nj):
+        nj.target.need("signals")
         code = ("import time\ntry:\n    print('ready', flush=True)\n    time.sleep(3600)\n"
                 "except KeyboardInterrupt:\n    print('asked', flush=True)\n    raise SystemExit(7)")
         assert nj("run", "--id", "a", "--startsecs", "0", "--", *nj.say(code)).returncode == 0
@@ -8494,11 +8495,24 @@ class TestEverywhere:
         assert nj("logs", "a").stdout.split() == ["ready", "asked"]
 
     def test_a_timeout_asks_before_it_kills(self, nj):
+        nj.target.need("signals")
         code = ("import time\ntry:\n    import signal; signal.signal(15, signal.default_int_handler)\n"
                 "    time.sleep(3600)\nexcept KeyboardInterrupt:\n    print('asked', flush=True)\n    raise SystemExit(0)")
         assert nj("run", "--id", "a", "--timeout", "3s", "--wait", "--", *nj.say(code)).returncode == 124
         assert nj("logs", "a").stdout.split() == ["asked"]
         assert nj.json("status", "a")["error"].startswith("timeout")
+
+    def test_where_nothing_can_be_asked_to_end_stop_and_timeout_end_all_at_once(self, nj):
+        if not nj.target.facts["windows"]:
+            pytest.skip("only Windows has no way to ask")
+        puppet = nj.puppet("a")
+        child = nj.child(puppet, "child")
+        record = nj.json("stop", "a", "--grace", "1h")
+        assert (record["status"], record["exit_code"], record["signal"]) == ("stopped", None, "SIGKILL")
+        assert puppet.is_gone() and child.is_gone()
+        assert nj("run", "--id", "b", "--timeout", "3s", "--wait", "--", *nj.say("import time; time.sleep(3600)")
+                  ).returncode == 137
+        assert nj.json("status", "b")["error"].startswith("timeout")
 
     def test_what_the_shell_of_windows_would_read_in_its_own_way_is_refused(self, nj):
         if not nj.target.facts["windows"]:
