@@ -759,40 +759,29 @@ class QueueRecord(BaseData):
 
 # ------ 3. platform ------
 
-class Platform:
-    """What the rooms below need of an operating system: the contract.
+class Posix:
+    """What the rooms below need of an operating system: the contract, and what POSIX gives.
 
-    A process is a pid plus a start time (rule 7), here a dict {pid: start}. Times given to a method
-    as `deadline` are of time.monotonic(). The methods named in the two tuples are also sent to the
-    monitor (room 5), where `os` is the bare `posix` module: they use nothing else of `os`.
+    Which processes there are is left to the system's own class; another system is one more class, as Windows is.
+    A process is a pid plus a start time (rule 7), here a dict {pid: start}. Times given to a method as `deadline` are
+    of time.monotonic(). The methods named in the two tuples are also sent to the monitor (room 5), where `os` is the
+    bare `posix` module: they use nothing else of `os`.
     """
 
-    monitor_needs: "Tuple[str, ...]" = ()
-    timeout_needs: "Tuple[str, ...]" = ()  # and these where the job has a timeout
-
-    monitor_os = "os"  # the module that is a monitor's `os`
-    python_name = "python3"  # as a user calls it
-    store_mode = 0o700  # of a store that we make
+    users: "Dict[int, str]" = {}
+    monitor_os = "posix"      # the module that is a monitor's `os`
+    python_name = "python3"   # as a user calls it
+    store_mode = 0o700        # of a store that we make
+    timeout_needs: "Tuple[str, ...]" = ()  # what a monitor needs too where the job has a timeout
+    monitor_needs: "Tuple[str, ...]" = (
+                     "open", "begin_monitor", "take_run_lock", "drop_run_lock",
+                     "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
+                     "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
+                     "adopted", "await_adopted", "start_apart", "ready")
 
     def interpreter(self) -> str:
         """Return the path of the Python that runs us; "" if it is not known."""
         return sys.executable or ""
-
-    def host(self) -> str:
-        """Return the name of this machine."""
-        raise NotImplementedError
-
-    def user(self) -> str:
-        """Return the name of our user."""
-        raise NotImplementedError
-
-    def state_home(self) -> str:
-        """Return the directory where a user's programs keep what they have to remember; "" if there is none."""
-        raise NotImplementedError
-
-    def environment(self) -> "Dict[bytes, bytes]":
-        """Return our environment variables."""
-        raise NotImplementedError
 
     def variable(self, name: str) -> str:
         """Return the name of an environment variable as `environment` has it."""
@@ -800,41 +789,6 @@ class Platform:
 
     def prepare_output(self) -> None:
         """See that our command line's output can be any text, where the system does not do so by itself."""
-
-    def quote(self, word: str) -> str:
-        """Write a word as a command line has to have it."""
-        raise NotImplementedError
-
-    def umask(self) -> "Optional[int]":
-        """Return our file mode creation mask; None where the system has none."""
-        return None
-
-    def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
-                  ) -> "Dict[str, Any]":
-        """Return what hold_command needs to execute `argv`, or the shell `line`: its "argv", "programs" and more.
-
-        `path` is the PATH where the program is sought, `cwd` the directory in which it will start, if not ours.
-        """
-        raise NotImplementedError
-
-    def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
-        """Open a file as os.open does, but through no link in its own place: a reader may look at anybody's store.
-
-        No child inherits the descriptor, a FIFO does not block, and with O_APPEND every write goes to the end.
-        """
-        raise NotImplementedError
-
-    def move(self, path: str, to: str) -> None:
-        """Rename a directory, of which we may have the lock, whole and at once; OSError if it cannot go now."""
-        raise NotImplementedError
-
-    def distrust(self, path: str) -> "Tuple[str, str]":
-        """Return why we must not write to a directory, and how its owner can be had to; ("", "") if we may."""
-        return "", ""
-
-    def is_own_home(self, path: str) -> bool:
-        """Tell whether a directory, or where it is not there yet the one that it would be made in, is our user's."""
-        return True
 
     def boot_id(self) -> str:
         """Return a text that is equal only where the same pid means the same process."""
@@ -871,188 +825,60 @@ class Platform:
         """Return the pid of the debugger that holds that process; 0 if none does, or nobody can know."""
         return 0
 
-    def send(self, pid: int, start: int, number: int) -> None:
-        """Send a signal to that process and no other; nothing happens if it is gone or not ours to signal."""
-        raise NotImplementedError
-
-    def await_end(self, pid: int, start: int, deadline: float) -> bool:
-        """Wait until the process is gone; False if it still lives at the deadline."""
-        raise NotImplementedError
-
-    def ready(self, reading: "List[int]", writing: "List[int]", seconds: float) -> "List[int]":
-        """Wait so long for descriptors that can be read or written, or are at their end; return those."""
-        raise NotImplementedError
-
-    def reap(self, pid: int, wait: bool) -> bool:
-        """See that no zombie of a child process stays; False if it still runs, and we shall not wait."""
-        raise NotImplementedError
-
-    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
-        """Return the processes of a run; add to `groups` the process groups that are certainly the run's.
-
-        They are: the command, what is in its session or group, what carries the run's cookie, what its
-        monitor has adopted, what was `known` before, and all their descendants; less what carries
-        another run's cookie (a job started by a job is not its child), and less ourselves.
-        """
-        raise NotImplementedError
-
-    def remaining(self, run: "Run", known: "Members") -> "Members":
-        """Return what still runs of a run that has ended: of what is `known`, and of what its monitor has adopted."""
-        raise NotImplementedError
-
-    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
-        """Ask the processes of runs to end, kill them after `grace` seconds; return each one's pids that outlived it.
-
-        With each run comes what is known of it; what else is found is added to that.
-        """
-        raise NotImplementedError
-
-    def take_lock(self, path: str, seconds: float) -> int:
-        """Open and take the job's lock, which a monitor may inherit; -1 if others hold it for that long."""
-        raise NotImplementedError
-
-    def drop_lock(self, fd: int) -> None:
-        """Drop the job's lock, also for those who inherited it."""
-        raise NotImplementedError
-
-    def is_job_locked(self, path: str) -> bool:
-        """Tell whether somebody holds the job's lock."""
-        raise NotImplementedError
-
-    def is_monitored(self, path: str) -> bool:
-        """Tell whether a monitor holds the run's lock."""
-        raise NotImplementedError
-
-    def await_command(self, run: "Run", deadline: float) -> None:
-        """Wait until the command of that run is gone, or the deadline."""
-        raise NotImplementedError
-
-    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here.
-
-        It may return earlier, and does if it cannot know that the lock at that path is still the run's.
-        """
-        raise NotImplementedError
-
-    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
-                      job_lock: int, run_lock: str) -> bytes:
-        """Start a monitor, hand it the payload and the job's lock; return what it reports, b"" if it died.
-
-        The monitor finds the payload at descriptor 0, one write a part, reports on 1, and has the lock as 2.
-        """
-        raise NotImplementedError
-
-    # The rest is what only a monitor needs.
-
-    def begin_monitor(self) -> None:
-        """Part from the launcher: be a process that nobody has to wait for, and that nothing but SIGKILL ends."""
-        raise NotImplementedError
-
-    def take_run_lock(self, path: bytes) -> int:
-        """Take the run's lock (rule 3)."""
-        raise NotImplementedError
-
-    def drop_run_lock(self, lock: int) -> None:
-        raise NotImplementedError
-
-    def block_size(self, fd: int) -> int:
-        """Return the size of the blocks that a file's disk gives out."""
-        raise NotImplementedError
-
-    def sync_directories(self, path: "Any") -> None:
-        """Make it last that a new file is in a run's directory, where the system can do that."""
-        raise NotImplementedError
-
-    def adopt_orphans(self, cookie: bytes) -> None:
-        """From now on hold together what the command starts, also what its own parent leaves, where the system can."""
-        raise NotImplementedError
-
-    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
-        """Make the process of the command, which waits for a permit (rule 4); return its pid, and what we need for it.
-
-        The pid is 0 where it is known already that the command cannot be executed.
-        """
-        raise NotImplementedError
-
-    def permit(self, held: "Tuple[Any, ...]") -> bytes:
-        """Let the command execute; return b"", or the error number, a blank and what failed (rule 5)."""
-        raise NotImplementedError
-
-    def forbid(self, held: "Tuple[Any, ...]") -> None:
-        """End the command's process, which has not executed anything."""
-        raise NotImplementedError
-
-    def set_timer(self, seconds: float) -> None:
-        """Say when await_child shall be out of time; 0 is never."""
-        raise NotImplementedError
-
-    def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
-        """Wait for the end of the command, or of any other child of ours, or of the time; the pid is 0 then."""
-        raise NotImplementedError
-
     def children(self, parent: int) -> "List[int]":
         """Return the children of a process, at once and cheaply; [] where the system cannot tell them so."""
         return []
 
-    def adopted(self) -> "List[int]":
-        """Return what the command has started and left to us, and its children."""
-        raise NotImplementedError
-
-    def await_adopted(self) -> None:
-        """Wait until one of those has ended, or some time."""
-        raise NotImplementedError
-
-    def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
-        """Start a Python, `python -I -S -c LINE WORD...`, that reads from that file, and for which nobody waits."""
-        raise NotImplementedError
-
-
-class Posix(Platform):
-    """What POSIX gives; which processes there are is left to the system's own class below."""
-
-    users: "Dict[int, str]" = {}
-    monitor_os = "posix"
-    monitor_needs: "Tuple[str, ...]" = (
-                     "open", "begin_monitor", "take_run_lock", "drop_run_lock",
-                     "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
-                     "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
-                     "adopted", "await_adopted", "start_apart", "ready")
-
     def host(self) -> str:
+        """Return the name of this machine."""
         return os.uname().nodename
 
     def user(self) -> str:
+        """Return the name of our user."""
         return self.user_name(os.getuid())
 
     def state_home(self) -> str:
+        """Return the directory where a user's programs keep what they have to remember; "" if there is none."""
         home = os.path.expanduser("~")
         return os.path.join(home, ".local", "state") if os.path.isabs(home) else ""
 
     def environment(self) -> "Dict[bytes, bytes]":
+        """Return our environment variables."""
         return dict(os.environb)
 
-    def umask(self) -> int:
+    def umask(self) -> "Optional[int]":
+        """Return our file mode creation mask; None where the system has none."""
         mask = os.umask(0o077)  # there is no call that only asks; for this moment, what others make is private
         os.umask(mask)
         return mask
 
     def quote(self, word: str) -> str:
+        """Write a word as a command line has to have it."""
         plain = frozenset("%+,-./:=@_")
         return (word if word and all(char.isalnum() or char in plain for char in word)
                 else "'" + word.replace("'", "'\"'\"'") + "'")
 
     def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
                   ) -> "Dict[str, Any]":
+        """Return what hold_command needs to execute `argv`, or the shell `line`: its "argv", "programs" and more.
+
+        `path` is the PATH where the program is sought, `cwd` the directory in which it will start, if not ours.
+        """
         if line is not None:
             argv = [b"/bin/sh", b"-c", b"--", line]
         programs = argv[:1] if b"/" in argv[0] else [(part or b".") + b"/" + argv[0] for part in path.split(b":")]
         return {"argv": argv, "programs": programs}
 
     def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
+        """Open a file as os.open does, but through no link in its own place: a reader may look at anybody's store.
+
+        No child inherits the descriptor, a FIFO does not block, and with O_APPEND every write goes to the end.
+        """
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW | (0 if flags & os.O_CREAT else os.O_NONBLOCK)
         return os.open(path, flags, mode)
 
     def move(self, path: str, to: str) -> None:
+        """Rename a directory, of which we may have the lock, whole and at once; OSError if it cannot go now."""
         os.rename(path, to)
 
     def user_name(self, uid: int) -> str:
@@ -1066,6 +892,7 @@ class Posix(Platform):
             return str(uid)
 
     def distrust(self, path: str) -> "Tuple[str, str]":
+        """Return why we must not write to a directory, and how its owner can be had to; ("", "") if we may."""
         found = os.stat(path)
         owner = self.user_name(found.st_uid)
         if found.st_uid != os.geteuid():
@@ -1082,6 +909,7 @@ class Posix(Platform):
         return "", ""
 
     def is_own_home(self, path: str) -> bool:
+        """Tell whether a directory, or where it is not there yet the one that it would be made in, is our user's."""
         home = os.path.realpath(os.path.expanduser("~"))
         if os.path.realpath(path).startswith(home + SEP) and os.path.exists(home) and (
                 os.stat(home).st_uid != os.geteuid()):
@@ -1091,6 +919,7 @@ class Posix(Platform):
         return os.stat(path).st_uid == os.geteuid()
 
     def take_lock(self, path: str, seconds: float) -> int:
+        """Open and take the job's lock, which a monitor may inherit; -1 if others hold it for that long."""
         # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
         # inherit it. It has no timed form; a start takes milliseconds, so there is nothing to tune.
         import fcntl
@@ -1112,12 +941,14 @@ class Posix(Platform):
         return -1
 
     def drop_lock(self, fd: int) -> None:
+        """Drop the job's lock, also for those who inherited it."""
         # An explicit unlock frees it for every copy: a process that the host program forked at this
         # very moment holds one, and would keep the lock if we only closed ours.
         import fcntl
         fcntl.flock(fd, fcntl.LOCK_UN)
 
     def is_job_locked(self, path: str) -> bool:
+        """Tell whether somebody holds the job's lock."""
         import fcntl
         try:
             fd = self.open(path, os.O_RDONLY)
@@ -1133,6 +964,7 @@ class Posix(Platform):
             os.close(fd)
 
     def is_monitored(self, path: str) -> bool:
+        """Tell whether a monitor holds the run's lock."""
         try:
             fd = self.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -1145,23 +977,59 @@ class Posix(Platform):
         finally:
             os.close(fd)
 
+    def watch_process(self, pid: int) -> "Optional[int]":
+        """Open a descriptor that can be read when that process has ended; None if there is no such thing here."""
+        return None
+
+    def await_gone(self, pid: int, lives: "Any", deadline: float) -> bool:
+        """Wait until a process no longer `lives`; False if it still does at the deadline."""
+        watch = self.watch_process(pid)  # before we look whether it is the one, as a pid may change hands
+        pause = POLL_SECONDS
+        try:
+            while lives():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                if watch is None:
+                    time.sleep(min(pause, left))
+                    pause = min(1.1 * pause, 0.1)
+                elif self.ready([watch], [], min(left + 0.001, 86400.0)):
+                    return True
+            return True
+        finally:
+            if watch is not None:
+                os.close(watch)
+
+    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+        """Wait until the process is gone; False if it still lives at the deadline."""
+        return self.await_gone(pid, lambda: self.start_time(pid) == start, deadline)
+
     def await_command(self, run: "Run", deadline: float) -> None:
-        while self.is_command(run) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        """Wait until the command of that run is gone, or the deadline."""
+        self.await_gone(run[0], lambda: self.is_command(run), deadline)
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        deadline = min(deadline, time.monotonic() + 1.0)
-        while self.is_monitored(path) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here.
 
-    def poll_end(self, pid: int, start: int, deadline: float) -> bool:
-        while self.start_time(pid) == start:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_SECONDS)
-        return True
-
-    await_end = poll_end
+        It may return earlier, and does if it cannot know that the lock at that path is still the run's.
+        """
+        watch = self.watch_process(run[4]) if run is not None else None
+        if run is None or watch is None:
+            deadline = min(deadline, time.monotonic() + 1.0)
+            while self.is_monitored(path) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+            return
+        # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
+        pause = POLL_SECONDS
+        try:
+            self.await_command(run, deadline)
+            while self.is_monitored(path) and time.monotonic() < deadline:
+                if self.ready([watch], [], pause):
+                    time.sleep(POLL_SECONDS)  # or that pid is not its monitor's any more
+                    break
+                pause = min(1.1 * pause, 0.1)
+        finally:
+            os.close(watch)
 
     def send_by_pid(self, pid: int, start: int, number: int) -> None:
         try:
@@ -1174,6 +1042,10 @@ class Posix(Platform):
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
                       job_lock: int, run_lock: str) -> bytes:
+        """Start a monitor, hand it the payload and the job's lock; return what it reports, b"" if it died.
+
+        The monitor finds the payload at descriptor 0, one write a part, reports on 1, and has the lock as 2.
+        """
         fds: "List[int]" = []
         pid = None
         try:
@@ -1194,6 +1066,7 @@ class Posix(Platform):
                 self.reap(pid, True)  # it has forked the monitor proper and is gone: no zombie stays with the host
 
     def reap(self, pid: int, wait: bool) -> bool:
+        """See that no zombie of a child process stays; False if it still runs, and we shall not wait."""
         try:
             return os.waitpid(pid, 0 if wait else os.WNOHANG)[0] == pid
         except ChildProcessError:
@@ -1222,6 +1095,7 @@ class Posix(Platform):
                 os.close(fd)
 
     def ready(self, reading: "List[int]", writing: "List[int]", seconds: float) -> "List[int]":
+        """Wait so long for descriptors that can be read or written, or are at their end; return those."""
         import select
         if not hasattr(select, "poll"):  # eventlet.monkey_patch() takes it away
             try:
@@ -1257,6 +1131,12 @@ class Posix(Platform):
         return os.read(fd, 65536)
 
     def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
+        """Return the processes of a run; add to `groups` the process groups that are certainly the run's.
+
+        They are: the command, what is in its session or group, what carries the run's cookie, what its
+        monitor has adopted, what was `known` before, and all their descendants; less what carries
+        another run's cookie (a job started by a job is not its child), and less ourselves.
+        """
         root, start, _, cookie, monitor, monitor_start = run
         me = os.getpid()
         table = self.processes()
@@ -1352,6 +1232,7 @@ class Posix(Platform):
         return []
 
     def remaining(self, run: "Run", known: "Members") -> "Members":
+        """Return what still runs of a run that has ended: of what is `known`, and of what its monitor has adopted."""
         _, _, _, cookie, monitor, monitor_start = run
         found = {pid: start for pid, start in known.items() if start is not None and self.start_time(pid) == start}
         if self.start_time(monitor) == monitor_start:
@@ -1369,6 +1250,10 @@ class Posix(Platform):
         return members
 
     def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
+        """Ask the processes of runs to end, kill them after `grace` seconds; return each one's pids that outlived it.
+
+        With each run comes what is known of it; what else is found is added to that.
+        """
         asked: "Members" = {}
         groups: "List[Set[int]]" = [set() for _ in runs]
         deadline = time.monotonic() + grace
@@ -1409,6 +1294,7 @@ class Posix(Platform):
         return left
 
     def begin_monitor(self) -> None:
+        """Part from the launcher: be a process that nobody has to wait for, and that nothing but SIGKILL ends."""
         if os.fork():
             os._exit(0)  # so that the host program keeps no child, hence no zombie
         os.setsid()
@@ -1434,6 +1320,7 @@ class Posix(Platform):
                     pass
 
     def take_run_lock(self, path: bytes) -> int:
+        """Take the run's lock (rule 3)."""
         lock = self.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.lockf(lock, os.F_LOCK, 0)
         return lock
@@ -1442,9 +1329,11 @@ class Posix(Platform):
         os.lockf(lock, os.F_ULOCK, 0)
 
     def block_size(self, fd: int) -> int:
+        """Return the size of the blocks that a file's disk gives out."""
         return os.fstatvfs(fd).f_frsize
 
     def sync_directories(self, path: "Any") -> None:
+        """Make it last that a new file is in a run's directory, where the system can do that."""
         parents = (path, path + b"/..", path + b"/../..") if isinstance(path, bytes) else (
             path, path + "/..", path + "/../..")
         for each in parents:
@@ -1463,6 +1352,7 @@ class Posix(Platform):
                 os.close(fd)
 
     def adopt_orphans(self, cookie: bytes) -> None:
+        """From now on hold together what the command starts, also what its own parent leaves, where the system can."""
         pass
 
     def call_library(self, name: str, words: "Tuple[int, ...]") -> None:
@@ -1480,6 +1370,10 @@ class Posix(Platform):
             pass
 
     def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
+        """Make the process of the command, which waits for a permit (rule 4); return its pid, and what we need for it.
+
+        The pid is 0 where it is known already that the command cannot be executed.
+        """
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         go, permit = os.pipe()
         failure, failed = os.pipe()
@@ -1552,6 +1446,7 @@ class Posix(Platform):
             os._exit(127)
 
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
+        """Let the command execute; return b"", or the error number, a blank and what failed (rule 5)."""
         pid, permit, failure = held
         os.write(permit, b"!")
         os.close(permit)
@@ -1562,10 +1457,12 @@ class Posix(Platform):
         return failing
 
     def forbid(self, held: "Tuple[Any, ...]") -> None:
+        """End the command's process, which has not executed anything."""
         os.close(held[1])
         os.waitpid(held[0], 0)
 
     def set_timer(self, seconds: float) -> None:
+        """Say when await_child shall be out of time; 0 is never."""
         # Blocked signals and sigwait: no handler is run, so no race between a handler and the wait. It is there since
         # BSD throws away what is ignored, as SIGCHLD is by default, at once and not only when it is unblocked.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
@@ -1574,6 +1471,7 @@ class Posix(Platform):
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds and 1.0)
 
     def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
+        """Wait for the end of the command, or of any other child of ours, or of the time; the pid is 0 then."""
         expired = False
         while True:
             ended = self.end_of_any(os.WNOHANG if timed else 0)
@@ -1609,6 +1507,7 @@ class Posix(Platform):
                 (usage[0] + usage[1], usage[2] // unit) if usage else (sum(after[2:4]) - sum(before[2:4]), None))
 
     def adopted(self) -> "List[int]":
+        """Return what the command has started and left to us, and its children."""
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -1617,12 +1516,14 @@ class Posix(Platform):
         return self.children(os.getpid())
 
     def await_adopted(self) -> None:
+        """Wait until one of those has ended, or some time."""
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
             pass
 
     def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
+        """Start a Python, `python -I -S -c LINE WORD...`, that reads from that file, and for which nobody waits."""
         if not os.fork():
             try:
                 null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -1645,9 +1546,8 @@ class Posix(Platform):
 class Linux(Posix):
     """/proc and pidfds."""
 
-    monitor_needs = Posix.monitor_needs + ("start_time", "row", "stat", "mark", "pidfd", "cookie_of")
-    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_pidfd", "poll_pidfd",
-                     "poll_end", "tree", "group_lives", "kill_group", "look", "look_at_all", "hunt", "end_trees")
+    monitor_needs = Posix.monitor_needs + ("start_time", "row", "stat", "mark", "watch_process", "cookie_of")
+    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_gone", "tree", "group_lives", "kill_group", "look", "look_at_all", "hunt", "end_trees")
     known_boot_id = ""
 
     def boot_id(self) -> str:
@@ -1656,7 +1556,7 @@ class Linux(Posix):
                 self.known_boot_id = file.read().strip() + " " + os.readlink("/proc/self/ns/pid")
         return self.known_boot_id
 
-    def umask(self) -> int:
+    def umask(self) -> "Optional[int]":
         with open("/proc/self/status", "rb") as file:
             for line in file:
                 if line.startswith(b"Umask:"):  # since Linux 4.7
@@ -1748,7 +1648,7 @@ class Linux(Posix):
     def mark(self, pid: int) -> int:
         # Since Linux 6.9 every process has an inode of its own in pidfs, and its number does not come again.
         # Before that, all pidfds share one: then this tells nothing, and harms nothing.
-        fd = self.pidfd(pid)
+        fd = self.watch_process(pid)
         if fd is None:
             return 0
         try:
@@ -1766,15 +1666,14 @@ class Linux(Posix):
         return row is not None and row[3] == start and mark >= 0 and (not mark or self.mark(pid) in (mark, 0)) and (
             found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] in (pid, monitor))
 
-    def pidfd(self, pid: int) -> "Optional[int]":
-        """Open a pidfd; None where kernel or Python (before 3.9, PyPy) has none, or the process is gone."""
+    def watch_process(self, pid: int) -> "Optional[int]":
         try:
             return os.pidfd_open(pid)
         except (AttributeError, OSError):
-            return None
+            return None  # kernel or Python (before 3.9, PyPy) has none, or the process is gone
 
     def send(self, pid: int, start: int, number: int) -> None:
-        fd = self.pidfd(pid)
+        fd = self.watch_process(pid)
         if fd is None:
             return self.send_by_pid(pid, start, number)
         try:
@@ -1782,53 +1681,6 @@ class Linux(Posix):
                 signal.pidfd_send_signal(fd, number)
         except (ProcessLookupError, PermissionError):
             pass
-        finally:
-            os.close(fd)
-
-    def poll_pidfd(self, fd: int, seconds: float) -> bool:
-        """Wait so long for the end of the process; False if it still lives."""
-        return bool(self.ready([fd], [], min(max(seconds, 0.0) + 0.001, 86400.0)))
-
-    def await_pidfd(self, fd: int, deadline: float) -> bool:
-        """Wait for the end of the process; False if it still lives at the deadline."""
-        while not self.poll_pidfd(fd, deadline - time.monotonic()):
-            if time.monotonic() >= deadline:
-                return False
-        return True
-
-    def await_end(self, pid: int, start: int, deadline: float) -> bool:
-        fd = self.pidfd(pid)
-        if fd is None:
-            return self.poll_end(pid, start, deadline)
-        try:
-            return self.start_time(pid) != start or self.await_pidfd(fd, deadline)
-        finally:
-            os.close(fd)
-
-    def await_command(self, run: "Run", deadline: float) -> None:
-        fd = self.pidfd(run[0])
-        if fd is None:
-            return super().await_command(run, deadline)
-        try:
-            if self.is_command(run):  # asked with the pidfd open: so it is the command's
-                self.await_pidfd(fd, deadline)
-        finally:
-            os.close(fd)
-
-    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        fd = None if run is None else self.pidfd(run[4])
-        if run is None or fd is None:
-            return super().await_monitor(path, run, deadline)
-        # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
-        pause = POLL_SECONDS
-        try:
-            if self.start_time(run[4]) != run[5]:
-                return super().await_monitor(path, run, deadline)
-            self.await_command(run, deadline)
-            ended = False
-            while self.is_monitored(path) and time.monotonic() < deadline and not ended:
-                ended = self.poll_pidfd(fd, pause)
-                pause = min(1.1 * pause, 0.1)
         finally:
             os.close(fd)
 
@@ -1843,8 +1695,8 @@ class Ps(Posix):
     """
 
     monitor_needs = Posix.monitor_needs + ("start_time", "mark", "cookie_of", "row", "scan", "parse", "output", "spawn")
-    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "tree", "group_lives", "kill_group",
-                     "look", "look_at_all", "hunt", "end_trees")
+    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_gone", "watch_process", "tree",
+                     "group_lives", "kill_group", "look", "look_at_all", "hunt", "end_trees")
     known_boot_id = ""
 
     def output(self, words: bytes) -> "Tuple[int, bytes]":
@@ -1983,42 +1835,22 @@ class Ps(Posix):
         return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] in (
             pid, monitor) and (row[2] == start or row[2] >= 10**15 and row[0] == monitor))
 
-    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+    def watch_process(self, pid: int) -> "Optional[int]":
         import select
         modern: "Any" = select
-        queue: "Any" = modern.kqueue() if hasattr(select, "kqueue") else None
-        pause = POLL_SECONDS
+        if not hasattr(select, "kqueue"):
+            return None
+        queue = modern.kqueue()
         try:
-            if queue:
-                queue.control([modern.kevent(pid, modern.KQ_FILTER_PROC, modern.KQ_EV_ADD, modern.KQ_NOTE_EXIT)], 0)
-            while self.start_time(pid) == start:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                if not queue:
-                    time.sleep(min(pause, left))
-                    pause = min(1.1 * pause, 0.5)
-                elif queue.control([], 1, min(left, 3600.0)):
-                    break
-            return True
-        except ProcessLookupError:
-            return True  # it was gone, or a zombie, before we could ask to be told
+            queue.control([modern.kevent(pid, modern.KQ_FILTER_PROC, modern.KQ_EV_ADD, modern.KQ_NOTE_EXIT)], 0)
+            return os.dup(queue.fileno())  # which can be read when there is an event: see kqueue(2)
+        except OSError:
+            return None  # it is gone, or a zombie
         finally:
-            if queue:
-                queue.close()
-
-    def await_command(self, run: "Run", deadline: float) -> None:
-        start = self.start_time(run[0])
-        if start is not None and self.is_command(run):
-            self.await_end(run[0], start, deadline)
-
-    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        if run is not None and hasattr(__import__("select"), "kqueue"):
-            self.await_command(run, deadline)
-        super().await_monitor(path, run, deadline)
+            queue.close()
 
 
-class Windows(Platform):
+class Windows(Posix):
     """Windows 8 and newer. The tree of a run is a job object, a lock is a file that is open for writing.
 
     A handle is an int. See Microsoft's pages on job objects, on CreateFileW (dwShareMode) and on CreateProcessW.
@@ -2069,6 +1901,15 @@ class Windows(Platform):
 
     def user(self) -> str:
         return os.getlogin()
+
+    def umask(self) -> "Optional[int]":
+        return None
+
+    def distrust(self, path: str) -> "Tuple[str, str]":
+        return "", ""  # %LOCALAPPDATA% is the user's own; another place is his own matter
+
+    def is_own_home(self, path: str) -> bool:
+        return True
 
     def state_home(self) -> str:
         return os.environ.get("LOCALAPPDATA", "")
@@ -2520,7 +2361,7 @@ class Windows(Platform):
 
 
 # The one place that asks where we are.
-platform: "Platform" = (Windows() if os.name == "nt" else
+platform: "Posix" = (Windows() if os.name == "nt" else
                         Linux() if sys.platform.startswith("linux") and os.access("/proc/self/stat", os.R_OK) else Ps())
 
 
