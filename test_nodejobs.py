@@ -1829,7 +1829,7 @@ def test_what_a_command_left_in_the_background_is_told_and_its_monitor_stays_wit
     record = eventually(lambda: jobs.get_status("leaver").ended and jobs.get_status("leaver"))
     (pid, start), = record.left_behind
     assert record.status == STATUS.c_finished and is_alive(pid) and is_alive(record.monitor_pid)
-    assert "left behind  %d\n" % pid in cli("status", "leaver").stdout
+    assert "left behind  pid %d; `stop` ends it\n" % pid in cli("status", "leaver").stdout
     assert jobs.wait("leaver", timeout=0).ended, "nobody has to wait for it"
     assert jobs.stop("leaver").status == STATUS.c_finished
     assert not is_alive(pid)
@@ -4934,14 +4934,16 @@ def test_a_kqueue_tells_of_the_end_of_a_process(monkeypatch, request):
     """With a stand-in that does what kqueue(2) says of EVFILT_PROC, as far as it is used."""
     if not hasattr(os, "pidfd_open"):
         pytest.skip("the stand-in is made of pidfds")
-    waits = []
+    opened = []
 
     class Queue:
-        def control(self, changes, most, timeout=None):
+        def control(self, changes, most):
             for pid in changes:
                 self.fd = os.pidfd_open(pid)  # raises ProcessLookupError, which is ESRCH
-            waits.append(timeout)
-            return select.select([self.fd], [], [], timeout)[0][:most] if most else []
+                opened.append(pid)
+
+        def fileno(self):
+            return self.fd
 
         def close(self):
             with contextlib.suppress(AttributeError):
@@ -4957,9 +4959,11 @@ def test_a_kqueue_tells_of_the_end_of_a_process(monkeypatch, request):
     assert not ps.await_end(process.pid, start, time.monotonic() + 0.1)
     assert ps.await_end(process.pid, start - 1, time.monotonic() + 60), "that one is gone"
     threading.Timer(0.2, process.kill).start()
-    del waits[:]
+    scans = []
+    monkeypatch.setattr(ps, "start_time", lambda pid: scans.append(pid) or start)
+    del opened[:]
     assert ps.await_end(process.pid, start, time.monotonic() + 60)
-    assert len(waits) == 2, "one to ask, and one to wait"
+    assert opened == scans == [process.pid], "one look, and then it is told"
     assert ps.start_time(process.pid) is None, "a zombie is dead"
     process.wait()
     assert ps.await_end(process.pid, start, time.monotonic() + 60)
