@@ -4964,6 +4964,7 @@ def test_a_kqueue_tells_of_the_end_of_a_process(monkeypatch, request):
     del opened[:]
     assert ps.await_end(process.pid, start, time.monotonic() + 60)
     assert opened == scans == [process.pid], "one look, and then it is told"
+    monkeypatch.undo()
     assert ps.start_time(process.pid) is None, "a zombie is dead"
     process.wait()
     assert ps.await_end(process.pid, start, time.monotonic() + 60)
