@@ -5195,10 +5195,8 @@ def count(text: str) -> int:
 
 def queue_and_slots(text: str) -> "Tuple[str, Optional[int]]":
     """Read the name of a queue, and after a colon how many of its jobs may run at once: "gpu", "gpu:2"."""
-    name, colon, slots = text.rpartition(":")
-    name, number = (name, int(slots)) if colon and slots.isdecimal() and len(slots) < 10 else (text, None)
-    check_queue(name, number)
-    return name, number
+    name, colon, slots = text.partition(":")
+    return name, count(slots) if colon else None
 
 
 def assignment(text: str) -> "Tuple[str, str]":
@@ -5229,11 +5227,11 @@ def complain(text: str) -> None:
 
 
 def say_json(value: "Any") -> None:
-    """Print a record, or a list of them: a line for every key."""
-    records = value if isinstance(value, list) else [value]
-    texts = ["{\n%s\n}" % ",\n".join(["  %s: %s" % (to_json(key), to_json(record[key])) for key in record])
-             for record in records]
-    say("[%s]" % ",\n ".join(texts) if records is value else texts[0])
+    """Print a record as JSON, or a list of them, a line for each."""
+    if isinstance(value, list):
+        say("[%s]" % ",\n ".join([to_json(record) for record in value]))
+    else:
+        say(to_json(value))
 
 
 def width_of(text: str) -> int:
@@ -5244,13 +5242,19 @@ def width_of(text: str) -> int:
     return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
+def cut(text: str, width: int) -> str:
+    """Cut printable text to a number of columns, if it has more."""
+    if width_of(text) <= width:
+        return text
+    text = text[:width]
+    while width_of(text) >= width:
+        text = text[:-1]
+    return text + "~"
+
+
 def fit(text: str, width: int) -> str:
     """Pad or cut printable text to a number of columns."""
-    if width_of(text) > width:
-        text = text[:width]
-        while width_of(text) >= width:
-            text = text[:-1]
-        text += "~"
+    text = cut(text, width)
     return text + " " * (width - width_of(text))
 
 
@@ -5277,10 +5281,12 @@ def human_seconds(seconds: "Optional[float]") -> str:
         return ""
     if seconds < 60:
         return "%.1fs" % seconds
-    for unit, name, part, part_name in (86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"):
-        if seconds >= unit:
-            break
-    return "%d%s%02d%s" % (seconds // unit, name, seconds % unit // part, part_name)
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return "%dd%02dh" % (days, hours % 24)
+    if hours:
+        return "%dh%02dm" % (hours, minutes % 60)
+    return "%dm%02ds" % (minutes, seconds % 60)
 
 
 def local_time(text: "Optional[str]") -> str:
@@ -5317,29 +5323,20 @@ def row_of(record: JobRecord, first: str, last: str) -> "List[str]":
 
 
 def say_table(titles: str, rows: "List[List[str]]") -> None:
-    """Print a table, no wider than the terminal.
-
-    The first, the second and the last column share the room that the others leave: the widest of them is cut until the
-    row fits. Where all three are narrow already, the column at the right is dropped.
-    """
+    """Print a table, no wider than the terminal. Each of its first two columns takes at most a fifth of it."""
     room = terminal_width()
     cells = [titles.split()] + [[printable(cell) or "-" for cell in row] for row in rows]
-    widths = [min(max(map(width_of, column)), room) for column in zip(*cells)]
-    flexible = {0, 1, len(widths) - 1}
-
-    while len(widths) > 1 and sum(widths) + 2 * len(widths) - 2 > room:
-        widest = max(flexible & set(range(len(widths))), key=widths.__getitem__)
-        if widths[widest] > NARROW:
-            widths[widest] -= 1
-        else:
-            widths.pop()
+    widths = [max(map(width_of, column)) for column in zip(*cells)]
+    widths[:2] = [min(width, max(room // 5, NARROW)) for width in widths[:2]]
 
     for number, row in enumerate(cells):
-        parts = [fit(cell, width) for cell, width in zip(row, widths)]
-        parts[-1] = parts[-1].rstrip()
-        if number and len(parts) > 1:
-            parts[1] = coloured(row[1].partition(",")[0], parts[1])
-        say("  ".join(parts))
+        parts = [fit(cell, width) for cell, width in zip(row, widths[:-1])] + row[-1:]
+        line = cut("  ".join(parts), room)
+        if number:
+            begin = len(parts[0]) + 2
+            end = begin + len(parts[1])
+            line = line[:begin] + coloured(row[1].partition(",")[0], line[begin:end]) + line[end:]
+        say(line)
 
 
 def usual_of(jobs: Jobs, record: JobRecord) -> "Optional[float]":
@@ -5417,16 +5414,13 @@ def error_tail(record: JobRecord, room: int) -> "List[str]":
     if not raw:
         return []
 
-    text = raw.decode("utf-8", "replace")
-    if "\033" in text:
-        import re
-        text = re.sub(ESCAPES, "", text)
-
+    import re
+    text = re.sub(ESCAPES, "", raw.decode("utf-8", "replace"))
     # What a carriage return overwrites is not seen on a terminal either.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")]
     if begin:
         lines[0] = printable(lines[0][-room:])[-room:]  # of a line that began before, the end is the newest
-    return [fit(printable(line[:room + 1]), room).rstrip() for line in lines[-TAIL_LINES:]]
+    return [cut(printable(line[:room + 1]), room) for line in lines[-TAIL_LINES:]]
 
 
 def start_exit_code(record: JobRecord) -> int:
@@ -5482,15 +5476,14 @@ def near_id(job_id: str, db_path: str) -> str:
 
 
 def did_you_mean(word: str) -> str:
-    return "; did you mean %s?" % word if word else ""
+    return "; did you mean %r?" % word if word else ""
 
 
 def tell_error(error: NodejobsError) -> int:
     """Say what could not be done; return the exit code."""
     text = str(error)
     if isinstance(error, UnknownJob) and error.run is None:
-        meant = near_id(error.job_id, error.db_path)
-        text += did_you_mean(repr(meant) if meant else "")
+        text += did_you_mean(near_id(error.job_id, error.db_path))
     complain(text)
     return EXIT_USAGE if isinstance(error, SchemaError) else EXIT_ERROR
 
@@ -5627,12 +5620,7 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         say_json(record)
     else:
         show(record, with_errors=True)
-    code = start_exit_code(record)
-    if record.status == LOST:
-        complain("%s was started, and nobody can tell what became of it" % record.self_id)
-    elif code == EXIT_NOT_FOUND and len(options.words) == 1 and set(" |&;<>$") & set(options.words[0]):
-        complain("there is no program of that name; did you mean -c %s?" % command_text(options.words))
-    return code
+    return start_exit_code(record)
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
@@ -5675,56 +5663,23 @@ def why_queued(jobs: Jobs, record: JobRecord) -> str:
 
 def why(jobs: Jobs, record: JobRecord) -> "Optional[str]":
     """Say in words why a job stands as it does; None if there is nothing to say."""
-    if record.status == QUEUED:
-        return record.error or why_queued(jobs, record)
-    if record.status in (STOPPING, STOPPED):
-        text = record.stopped_by or "somebody"
-        text += ", asked it to stop" if record.status == STOPPING else ", stopped it"
-        text += " by " + record.stop_signal if record.stop_signal else ""
-        return text + ("; " + record.error if record.error else "")
-
     reason: "Optional[str]" = record.error
+    if record.status == QUEUED and not reason:
+        return why_queued(jobs, record)
+    if record.status in (RUNNING, STOPPING) and record.monitored is False:
+        return "its monitor was killed, so its exit code will not be known"
     name = record.signal or signal_name(max((record.exit_code or 0) - EXIT_SIGNAL, 0))  # of a shell's child
     if name in SIGNAL_REASONS and reason in ("killed by " + name, "exit code %s" % record.exit_code):
         reason += " (%s: %s)" % (name, SIGNAL_REASONS[name])
     return reason
 
 
-def facts_of(jobs: Jobs, record: JobRecord) -> "List[Tuple[str, Any]]":
-    """Return what `status` shows of a record: titles and values; what is None or "" is not known."""
-    usual = usual_of(jobs, record)
-
-    used = human_seconds(record.cpu_seconds)
-    if used:
-        used += " of CPU"
-    if used and record.max_rss_kb:
-        used += ", at most %.1f MB" % (record.max_rss_kb / 1024.0)
-
-    process = "pid %s of %s on %s" % (record.last_pid, record.user, record.host)
-    if record.monitored is False and record.status != STARTING:
-        process += "; its monitor was killed, so its exit code will not be known"
-
-    dropped = "%s bytes of output, to keep its logs below %s" % (record.dropped_bytes, record.max_log)
-    added = [(key, record[key]) for key in record if key not in JobRecord.fields]
-    return [
-        ("why", why(jobs, record)),
-        ("progress", None if usual is None else progress(record, usual)),
-        ("exit code", record.exit_code),
-        ("signal", record.signal),
-        ("command", command_text(record.command)),
-        ("directory", record.cwd),
-        ("run", record.run),
-        ("queue", record.queue),
-        ("queued", local_time(record.queued_at)),
-        ("started", local_time(record.started_at)),
-        ("ended", local_time(record.ended_at)),
-        ("time", human_seconds(record.duration)),
-        ("may run for", "" if record.ended else human_seconds(record.timeout)),
-        ("used", used),
-        ("process", process if record.last_pid else None),
-        ("dropped", dropped if record.dropped_bytes else None),
-        ("stdout", record.stdout_path),
-        ("stderr", "in stdout" if record.merge else record.stderr_path)] + added
+# The fields that `status` shows, and how those are written that are no plain text or number.
+SHOWN = ("exit_code signal stopped_by stop_signal command cwd run queue queued_at started_at ended_at duration timeout "
+         "cpu_seconds max_rss_kb dropped_bytes last_pid user host merge stdout_path stderr_path").split()
+WRITERS: "Dict[str, Any]" = {
+    "command": command_text, "queued_at": local_time, "started_at": local_time, "ended_at": local_time,
+    "duration": human_seconds, "timeout": human_seconds, "cpu_seconds": human_seconds}
 
 
 def verb_status(jobs: Jobs, options: "Any") -> int:
@@ -5733,18 +5688,21 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         say_json(record)
         return 0
 
-    say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
-    facts = facts_of(jobs, record)
-    left = [pid for each in ([record] if options.run else jobs.history(record.self_id))
-            if each.ended for pid, _ in each.left_behind or ()]
-    if left:
-        facts.append(("left behind", "pid %s; `stop` ends it" % ", ".join(map(str, left))))
-    for title, value in facts:
-        if value not in (None, ""):
-            say("  %-11s  %s" % (printable(title), printable(str(value))))
+    def fact(title: str, value: "Any") -> None:
+        if value is not None and value is not False:
+            say("  %-13s  %s" % (printable(title), printable(str(value))))
 
-    for number, line in enumerate(error_tail(record, max(terminal_width(without=517) - 17, 20))):
-        say("  %-11s  | %s" % ("" if number else "last lines", line))
+    say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
+    fact("why", why(jobs, record))
+    usual = usual_of(jobs, record)
+    fact("progress", None if usual is None else progress(record, usual))
+    for key in SHOWN + [key for key in record if key not in JobRecord.fields]:
+        value = record.get(key)
+        fact(key.replace("_", " "), WRITERS[key](value) if key in WRITERS and value is not None else value)
+    left = [str(pid) for run in jobs.history(record.self_id) if run.ended for pid, _ in run.left_behind or ()]
+    fact("left behind", ", ".join(left) or None)  # `stop` ends it, whichever run it is of
+    for number, line in enumerate(error_tail(record, max(terminal_width(without=519) - 19, 20))):
+        say("  %-13s  | %s" % ("" if number else "last lines", line))
     return 0
 
 
@@ -6025,9 +5983,7 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
 def program_name() -> str:
     """Return how the user called us, to show in help."""
     name = os.path.basename(sys.argv[0])
-    if name in ("", "-c"):
-        name = "-"
-    return platform.python_name + " " + name if name == "-" or name.endswith(".py") else name
+    return name if name.isidentifier() else platform.python_name + " nodejobs.py"
 
 
 def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
@@ -6147,19 +6103,16 @@ def dispatch(words: "List[str]") -> int:
     if top.version:
         say("nodejobs " + __version__)
         return 0
-    if top.help or not words:
+    if top.help or not top.words:
         (sys.stdout if top.help else sys.stderr).write(main_help())
         return 0 if top.help else EXIT_USAGE
-    if not top.words:
-        raise SchemaError("the verb is missing after %s; there are %s" % (command_text(words), ", ".join(VERBS)))
 
     verb = top.words[0]
     if verb == "help":
         return dispatch(top.words[1:2] + ["--help"])
     if verb not in VERBS:
-        meant = near(verb, VERBS)
-        raise SchemaError("there is no verb %r%s" % (verb, did_you_mean(repr(meant)) if meant else (
-            "; there are %s; a command is started by `run -- %s`" % (", ".join(VERBS), command_text(top.words)))))
+        raise SchemaError("there is no verb %r; there are %s%s" % (verb, ", ".join(VERBS),
+                                                                   did_you_mean(near(verb, VERBS))))
     try:
         return do_verb(verb, top.words[1:], top)
     except SchemaError as error:

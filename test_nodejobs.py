@@ -1019,7 +1019,7 @@ def test_what_a_run_left_in_the_background_is_not_forgotten_while_it_lives(store
     (left, _), = eventually(lambda: jobs.get_status("k").left_behind)
     assert left == pid
     assert re.search(r"^k +finished, 1 left behind ", cli("list").stdout, re.M)
-    assert "left behind  %d\n" % pid in cli("status", "k").stdout and " stop k\n" in cli("status", "k").stdout
+    assert "left behind    %d\n" % pid in cli("status", "k").stdout
     done = cli("remove", "k")
     assert done.returncode == 125 and "left in the background still runs (pid %d)" % pid in done.stderr
     with pytest.raises(JobRunning) as error:
@@ -1031,7 +1031,7 @@ def test_what_a_run_left_in_the_background_is_not_forgotten_while_it_lives(store
     assert [record.run for record in jobs.history("k")] == [1, 4, 5] and is_alive(pid)
     with pytest.raises(JobRunning, match="its run 1 left"):
         jobs.remove("k")
-    assert "left behind  %d\n" % pid in cli("status", "k").stdout, "of an earlier run"
+    assert "left behind    %d\n" % pid in cli("status", "k").stdout, "of an earlier run"
     done = cli("prune", "--keep", "1")
     assert done.returncode == 0 and "its run 1 left in the background still runs (pid %d); `stop k`" % pid in done.stderr
     done = cli("stop", "k")
@@ -1638,7 +1638,7 @@ def test_a_capped_log_keeps_the_newest_output_and_tells_what_was_dropped(jobs, c
     assert jobs.job_logs("capped") == (kept.decode(), "")
     assert cli("logs", "capped").stdout == kept.decode()
     assert cli("logs", "capped", "-n", "5000").stdout == "".join("%07d\n" % number for number in range(95000, 100000))
-    assert "dropped      %d bytes" % record.dropped_bytes in cli("status", "capped").stdout
+    assert "dropped bytes  %d\n" % record.dropped_bytes in cli("status", "capped").stdout
 
 
 def test_both_streams_share_the_cap_and_a_quiet_one_loses_nothing_to_a_loud_one(jobs):
@@ -1829,7 +1829,7 @@ def test_what_a_command_left_in_the_background_is_told_and_its_monitor_stays_wit
     record = eventually(lambda: jobs.get_status("leaver").ended and jobs.get_status("leaver"))
     (pid, start), = record.left_behind
     assert record.status == STATUS.c_finished and is_alive(pid) and is_alive(record.monitor_pid)
-    assert "left behind  pid %d; `stop` ends it\n" % pid in cli("status", "leaver").stdout
+    assert "left behind    %d\n" % pid in cli("status", "leaver").stdout
     assert jobs.wait("leaver", timeout=0).ended, "nobody has to wait for it"
     assert jobs.stop("leaver").status == STATUS.c_finished
     assert not is_alive(pid)
@@ -3020,7 +3020,7 @@ def test_list_and_status_tell_where_it_stands_and_what_it_waits_for(line, jobs, 
                         ("c", "it waits for a, b"),
                         ("d", "it waits for a")):
         text = cli("status", job_id).stdout
-        assert re.search(r"^  why +%s$" % why, text, re.M) and re.search(r"^  queued +20\d\d-", text, re.M), text
+        assert re.search(r"^  why +%s$" % why, text, re.M) and re.search(r"^  queued at +20\d\d-", text, re.M), text
         assert re.search(r"^  queue +q$", text, re.M) or job_id == "d"
         record = json.loads(cli("status", job_id, "--json").stdout)
         assert record["status"] == "queued" and record.get("last_pid") is None and record.get("started_at") is None
@@ -5308,19 +5308,19 @@ def test_what_nodejobs_cannot_do_is_125_and_usage_is_2(cli):
                   ["status", "a", "--run", "-1"], ["--db", "", "list"], ["--db", "list"], ["run", "--timeout", "0", "true"]):
         done = cli(*words)
         assert (done.returncode, done.stdout) == (2, ""), words
-        assert words == [] or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
+        assert words in ([], ["--db", "list"]) or re.match(r"^nodejobs: [^\n]+\n$", done.stderr), words
 
 
-def test_a_verb_that_an_option_has_taken_is_told_as_missing(cli):
-    for words in (["--db", "list"], ["--"]):
+def test_without_a_verb_help_is_shown_and_that_is_a_wrong_call(cli):
+    for words in ([], ["--db", "list"], ["--"]):
         done = cli(*words)
-        assert done.returncode == 2 and "the verb is missing after %s; there are run, " % " ".join(words) in done.stderr
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", cli("--help").stdout)
 
 
 def test_a_typo_gets_a_suggestion(cli):
     assert "did you mean 'status'?" in cli("stauts").stderr
-    assert "did you mean --timeout?" in cli("run", "--timeuot", "5", "true").stderr
-    assert "did you mean --version?" in cli("--versoin").stderr
+    assert "did you mean '--timeout'?" in cli("run", "--timeuot", "5", "true").stderr
+    assert "did you mean '--version'?" in cli("--versoin").stderr
 
 
 def test_help_and_version(cli):
@@ -5352,17 +5352,17 @@ def test_status_tells_everything(cli, jobs):
     jobs.run("echo one; echo two >&2; exit 3", "a", envs={"X": "1"})
     done = cli("status", "a")
     assert done.returncode == 0
-    for part in ("a: failed\n", "why          exit code 3\n", "command      echo one; echo two >&2; exit 3\n",
-                 "last lines   | two\n", "ended        20", "used         0."):
+    for part in ("a: failed\n", "why            exit code 3\n", "command        echo one; echo two >&2; exit 3\n",
+                 "last lines     | two\n", "ended at       20", "cpu seconds    0."):
         assert part in done.stdout
     jobs.run(["sleep", "300"], "a", startsecs=0)
-    assert re.search(r"\n  time +\d+\.\ds\n", cli("status", "a").stdout)
-    assert "why          exit code 3\n" in cli("status", "a", "--run", "1").stdout
+    assert re.search(r"\n  duration +\d+\.\ds\n", cli("status", "a").stdout)
+    assert "why            exit code 3\n" in cli("status", "a", "--run", "1").stdout
     record = jobs.get_status("a")
     os.kill(record.monitor_pid, signal.SIGKILL)
     eventually(lambda: "its monitor was killed" in cli("status", "a").stdout)
     assert "%s, pid" % record.user in cli("stop", "a", "--json").stdout
-    assert re.search(r"why +%s, pid \d+, stopped it by SIGTERM" % record.user, cli("status", "a").stdout)
+    assert re.search(r"stopped by +%s, pid \d+\n  stop signal +SIGTERM\n" % record.user, cli("status", "a").stdout)
 
 
 def test_json_is_one_object_for_one_job_an_array_for_many_and_nothing_else(cli, jobs):
@@ -5627,7 +5627,7 @@ def columns_of(rows, width):
     """Return the cells of a table in columns of a terminal, after a look that it fits and that no cell runs into another."""
     rows = [row.replace("日", "日 ") for row in rows]  # as many characters as columns
     assert all(len(row) <= width for row in rows), rows
-    starts = [match.start() for match in re.finditer(r"\S+", rows[0])]
+    starts = [match.start() for match in re.finditer(r"\S+", rows[0].rstrip(" ~"))]
     assert all(row[start - 1:start] in ("", " ") for row in rows for start in starts[1:]), rows
     return [[row[start:end].strip() for start, end in zip(starts, starts[1:] + [None])] for row in rows]
 
@@ -5823,14 +5823,12 @@ def screen(store, compiled):
     ("no-such-program", "the shell could not execute it .exit code 127.")])
 def test_status_says_why_in_words(cli, jobs, line, words):
     jobs.run(line, "a", startsecs=60)
-    assert re.match("a: [a-z_]+\n  why          " + words, cli("status", "a").stdout)
+    assert re.match("a: [a-z_]+\n  why            " + words, cli("status", "a").stdout)
 
 
-def test_what_has_ended_may_no_longer_run_for_a_time(cli, jobs):
+def test_status_says_how_long_it_may_run(cli, jobs):
     jobs.run(["sleep", "300"], "a", startsecs=0, timeout=900.0)
-    assert "\n  may run for  15m00s\n" in cli("status", "a").stdout
-    jobs.stop("a")
-    assert "may run for" not in cli("status", "a").stdout
+    assert "\n  timeout        15m00s\n" in cli("status", "a").stdout
     assert "leaves behind when it ends earlier is not limited" in " ".join(cli("run", "--help").stdout.split())
 
 
@@ -5839,12 +5837,12 @@ def test_status_says_who_stopped_it_and_what_it_took(cli, jobs):
     lines_of(record.stdout_path, 1)
     jobs.stop("deaf", grace=0.1)
     shown = cli("status", "deaf").stdout
-    assert re.search(r"why +%s, pid %d, stopped it by SIGTERM\n" % (record.user, os.getpid()), shown)
-    assert "\n  signal       SIGKILL\n" in shown
+    assert re.search(r"\n  signal +SIGKILL\n  stopped by +%s, pid %d\n  stop signal +SIGTERM\n" % (
+        record.user, os.getpid()), shown)
     jobs.run("trap 'exit 4' INT; echo ready; while :; do sleep 0.01; done", "polite", startsecs=0)
     lines_of(jobs.get_status("polite").stdout_path, 1)
     jobs.stop("polite", signal="INT")
-    assert re.search("stopped it by SIGINT\n  exit code    4\n", cli("status", "polite").stdout)
+    assert re.search("\n  exit code +4\n  stopped by .*\n  stop signal +SIGINT\n", cli("status", "polite").stdout)
 
 
 def with_history(jobs, job_id, seconds, runs=1):
@@ -5980,11 +5978,9 @@ def test_a_newcomer_is_told_the_way_out(cli, jobs, tmp_path):
         assert "did you mean" not in cli(verb, "zzz").stderr
     assert "`history` shows what there is" in cli("status", "backup", "--run", "7").stderr
     assert cli("--json", "list").stdout == cli("list", "--json").stdout
-    assert "`run -- echo 'hello world'`" in cli("echo", "hello world").stderr
+    assert "there is no verb 'echo'; there are run, status, " in cli("echo", "hello world").stderr
     assert cli("help").stdout == cli("--help").stdout and cli("help", "list").stdout == cli("list", "--help").stdout
     assert "status takes ID; see" in cli("status").stderr
-    done = cli("run", "echo hi | wc")
-    assert done.returncode == 127 and "did you mean -c 'echo hi | wc'?" in done.stderr
     assert "did you mean" not in cli("run", "no-such-program").stderr
     assert "`run -- COMMAND` starts one" in cli("--db", tmp_path / "empty", "list").stderr
     assert cli("remove", "backup").stdout == "backup: removed\n"
@@ -6016,7 +6012,7 @@ def test_unknown_ids_are_told_at_once_and_the_others_are_waited_for(cli, jobs):
 def test_long_lines_in_tails_are_cut(cli, jobs, screen):
     jobs.run("printf '%5000d' 7 >&2; exit 1", "wide", startsecs=60)
     line, = [line for line in cli("status", "wide").stdout.splitlines() if "last lines" in line]
-    assert len(line) == 517 and line.endswith("~")
+    assert len(line) == 519 and line.endswith("~")
     assert max(map(len, cli("wait", "wide").stderr.splitlines())) == 504
     for words in (["status", "wide"], ["wait", "wide"]):
         narrow = screen(*words, columns=50)
@@ -6216,7 +6212,7 @@ def test_every_verb_works_on_another_machine_and_nothing_is_installed_there(on, 
     record = json.loads(done.stdout)
     assert (done.returncode, record["status"], record["exit_code"]) == (0, "failed", 4)
     assert record["logdir"].startswith(str(fleet.home("web1") / ".local/state/nodejobs/a/"))
-    assert "why          exit code 4" in on("web1", "status", "a").stdout
+    assert "why            exit code 4" in on("web1", "status", "a").stdout
     assert json.loads(on("web1", "list", "--json").stdout)[0]["self_id"] == "a"
     done = on("web1", "logs", "a")
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")
@@ -6657,7 +6653,7 @@ def transcript_of(block):
 def normal(text):
     """Replace what differs from run to run."""
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE", text)
-    text = re.sub(r"pid \d+", "pid N", text)
+    text = re.sub(r"(pid|max rss kb) +\d+", r"\1 N", text)
     text = re.sub(r"\b\d+\.\d+(s| MB)", r"N\1", text)
     return re.sub(" {2,}", "  ", text)  # columns are as wide as their cells
 
@@ -7119,7 +7115,7 @@ def test_watching_needs_a_terminal_and_says_what_to_do_without(newcomer, top):
     dumb = top(TERM="dumb")
     assert dumb.end() == 2 and "\x1b" not in dumb.output
     wrong = top("--statu", "failed")
-    assert wrong.end() == 2 and "did you mean --status?" in wrong.output and "\x1b" not in wrong.output
+    assert wrong.end() == 2 and "did you mean '--status'?" in wrong.output and "\x1b" not in wrong.output
 
 
 def test_a_watched_list_takes_the_options_of_list_and_no_colour_where_none_is_wanted(jobs, top):

@@ -75,7 +75,7 @@ _nodejobs() {
     case $wanted in
         ids) mapfile -t found < <("$program" "${db[@]}" list -q 2> /dev/null) ;;
         queues) mapfile -t found < <("$program" "${db[@]}" queue list --json 2> /dev/null |
-                                     sed -n 's/^  "queue": "\([^"\\]*\)",*$/\1/p') ;;
+                                     sed -n 's/^[[ ]*{"queue":"\([^"\\]*\)".*/\1/p') ;;
     esac
     [[ $typed != --*=* ]] || found=("${found[@]/#/$previous=}")
 

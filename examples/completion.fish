@@ -12,7 +12,7 @@ end
 
 function __nodejobs_queues
     set -l program (command -s $argv[1]); or set program nodejobs
-    $program $argv[2..-1] queue list --json 2>/dev/null | sed -n 's/^  "queue": "\([^"\\]*\)",*$/\1/p'
+    $program $argv[2..-1] queue list --json 2>/dev/null | sed -n 's/^[[ ]*{"queue":"\([^"\\]*\)".*/\1/p'
 end
 
 function __nodejobs

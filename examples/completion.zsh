@@ -60,7 +60,7 @@ _nodejobs() {
     case $wanted in
         (ids) found=("${(@f)$($program $db list -q 2> /dev/null)}") ;;
         (queues) found=("${(@f)$($program $db queue list --json 2> /dev/null |
-                                 sed -n 's/^  "queue": "\([^"\\]*\)",*$/\1/p')}") ;;
+                                 sed -n 's/^[[ ]*{"queue":"\([^"\\]*\)".*/\1/p')}") ;;
     esac
     if [[ -n $found ]]; then compadd -- "${found[@]}"; else _default; fi
 }
