@@ -167,6 +167,7 @@ NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0)
 FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
 QUEUES = ".queues"    # no job's directory begins with a dot
 SLOTS, MOST_SLOTS = 1, (1 << 31) - 1  # jobs of a queue that may run at once
+FOREVER = float("inf")
 FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
 POLL_SECONDS = 0.004  # between looks, where the system has no event to wait for
 
@@ -2450,33 +2451,50 @@ def older_logs(path: str) -> "List[Tuple[int, str]]":
 
 
 def open_to_read(path: str) -> "Any":
-    return open(platform.open(path, os.O_RDONLY), "rb")
+    return open(platform.open(path, os.O_RDONLY), "rb", buffering=0)
 
 
 def open_log_files(path: str) -> "List[Tuple[int, Any]]":
     """Open the files of a log; return (offset in the stream, file), the oldest first.
 
-    [] if there are none, as after a start that failed early. With max_log the newest file may be set
-    aside, and a new one begun, while we look: then it is found under its new name too, or only there.
+    [] if there are none, as after a start that failed early.
     """
-    pieces: "List[Tuple[int, Any]]" = []
-    try:
-        newest = open_to_read(path)
-    except FileNotFoundError:
-        newest = None
-    for offset, name in older_logs(path):
-        try:
-            file = open_to_read(name)
-        except FileNotFoundError:
-            continue
-        pieces.append((offset, file))
-        if newest is not None and os.path.sameopenfile(file.fileno(), newest.fileno()):
-            newest.close()
-            return pieces
-    if newest is not None:
-        last = pieces[-1:]
-        pieces.append((last[0][0] + os.fstat(last[0][1].fileno()).st_size if last else 0, newest))
-    return pieces
+    files: "List[Tuple[int, Any]]" = []
+    older, before = older_logs(path), None
+
+    # With max_log the newest file may be set aside, and a new one begun, while we look: then we look again.
+    while older != before:
+        for _, file in files:
+            file.close()
+        files, end = [], 0
+        for offset, name in [*older, (None, path)]:
+            try:
+                file = open_to_read(name)
+            except FileNotFoundError:
+                continue
+            files.append((end if offset is None else offset, file))
+            end = files[-1][0] + file.seek(0, 2)
+        older, before = older_logs(path), older
+    return files
+
+
+def place_of_last(path: str, lines: int) -> int:
+    """Return where in a log its last lines begin, however long they are; of 0 lines, its end."""
+    place, last = 0, 1
+    for offset, file in reversed(open_log_files(path)):
+        with file:
+            end = file.seek(0, 2)
+            place = place or offset + end
+            while end and lines:
+                start = max(end - (1 << 20), 0)  # a line may be gigabytes long
+                file.seek(start)
+                part = file.read(end - start)
+                # The newline at the very end begins no line.
+                pieces = part[:len(part) - last].rsplit(b"\n", lines)
+                lines -= len(pieces) - 1
+                place = offset + start + (0 if lines else len(pieces[0]) + 1)
+                end, last = start, 0
+    return place
 
 
 class LogTail:
@@ -2487,93 +2505,75 @@ class LogTail:
     `is_ours` is asked when a file was opened by its path, which may be that of another run by now.
     """
 
-    is_ours: "Any" = None
+    def __init__(self, path: str, offset: int = 0, is_ours: "Any" = None) -> None:
+        self.path, self.offset, self.is_ours = path, offset, is_ours
+        self.file: "Any" = None
+        self.base = 0    # where in the stream that file begins
+        self.seen = b""  # what comes just before the place
+        self.cut = self.gone = False
 
-    def __init__(self, path: str, offset: "Optional[int]" = 0) -> None:
-        self.path, self.offset, self.fd, self.base = path, offset or 0, -1, 0
-        self.pending = self.seen = b""  # the beginning of a character; what comes before the place
-        self.cut = self.gone = self.told_gone = False
-        if offset is None:  # the end, as it is now
-            self.open(at_end=True)
-            self.close()
-
-    def open(self, at_end: bool = False) -> None:
+    def open(self) -> None:
         """Open the file that holds the place; if max_log has dropped it, go to where the oldest file begins."""
-        for offset, file in open_log_files(self.path):
-            with file:
-                if self.fd < 0 or offset <= self.offset or at_end:
-                    self.close()
-                    self.fd, self.base = os.dup(file.fileno()), offset
-        if self.fd >= 0 and self.is_ours is not None and not self.is_ours():
+        for base, file in open_log_files(self.path):
+            if self.file is not None and base > self.offset:
+                file.close()
+                continue
             self.close()
-        self.gone = self.fd < 0
+            self.file, self.base = file, base
+        if self.file is not None and self.is_ours is not None and not self.is_ours():
+            self.close()
+        self.gone = self.file is None
         if self.gone:
             return
-        end = self.base + os.fstat(self.fd).st_size
-        self.offset = end if at_end else max(self.offset, self.base)
-        if self.offset > end:  # somebody has cut it before we came back
+
+        self.offset = max(self.offset, self.base)
+        if self.offset > self.base + self.file.seek(0, 2):  # somebody has cut it before we came back
             self.begin_again()
         back = min(self.offset - self.base, 64)
-        self.seen = self.seen[max(len(self.seen) - back, 0):]
-        if not self.seen:
-            os.lseek(self.fd, self.offset - self.base - back, os.SEEK_SET)
-            self.seen = os.read(self.fd, back)
+        self.file.seek(self.offset - self.base - back)
+        self.seen = self.file.read(back)
 
     def begin_again(self) -> None:
-        self.cut, self.offset, self.pending, self.seen = True, self.base, b"", b""
+        self.cut, self.offset, self.seen = True, self.base, b""
 
     def read(self) -> bytes:
         """Return what has come since, up to 64 KiB; b"" if nothing has, or it was just found to be `cut`."""
         for _ in range(2):
-            if self.fd < 0:
+            if self.file is None:
                 self.open()
-            if self.fd < 0 or self.cut:
+            if self.file is None or self.cut:
                 return b""
             # It was cut if what we have read last is no longer before our place. Its size does not say so: it may
             # have grown again. (C libraries of Windows stay at an end that they have seen, unless we seek.)
-            os.lseek(self.fd, self.offset - self.base - len(self.seen), os.SEEK_SET)
-            part = os.read(self.fd, 65536)
+            self.file.seek(self.offset - self.base - len(self.seen))
+            part = self.file.read(65536)
             if not part.startswith(self.seen):
                 self.begin_again()
                 return b""
-            part = part[len(self.seen):]
-            if part:
-                break
-            try:
-                self.gone = os.stat(self.path).st_ino != os.fstat(self.fd).st_ino
-            except FileNotFoundError:
-                self.gone = True
-            if not self.gone or not older_logs(self.path):
-                break
-            self.gone = False
-            self.close()  # max_log has set it aside, so it is complete
-        self.offset += len(part)
-        self.seen = (self.seen + part)[-64:]
-        return part
+            new = part[len(self.seen):]
+            if new:
+                self.offset += len(new)
+                self.seen = part[-64:]
+                return bytes(new)
+            if not self.was_set_aside():
+                return b""
+            self.close()  # it is complete, and the next one is there
+        return b""
 
-    def read_text(self, last: bool) -> str:
-        """Return what has come since as text; a character that is not complete yet waits, unless this is the `last`."""
-        part = self.read()
-        part = self.pending + part
-        keep = 0
-        for back in range(1, min(4, len(part) + 1)):
-            if part[-back] & 0xC0 != 0x80:  # the first byte of a character says how many there are
-                keep = back if part[-back] >= (0, 0xC0, 0xE0, 0xF0)[back] and part[-back] < 0xF8 else 0
-                break
-        if last and len(part) == len(self.pending):
-            keep = 0
-        self.pending = part[len(part) - keep:]
-        return part[:len(part) - keep].decode("utf-8", "replace")
-
-    @property
-    def told(self) -> int:
-        """How far `read_text` has come."""
-        return self.offset - len(self.pending)
+    def was_set_aside(self) -> bool:
+        """Tell whether max_log has moved the open file; see whether it is `gone` for another reason."""
+        try:
+            moved = os.stat(self.path).st_ino != os.fstat(self.file.fileno()).st_ino
+        except FileNotFoundError:
+            moved = True
+        set_aside = moved and bool(older_logs(self.path))
+        self.gone = moved and not set_aside
+        return set_aside
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
+        if self.file is not None:
+            self.file.close()
+        self.file = None
 
 
 def read_whole(fd: int) -> bytes:
@@ -2903,33 +2903,6 @@ QUEUE_SHAPES: "Any" = (("slots", lambda slots: type(slots) is int and 0 < slots 
                         ("paused_by", lambda name: isinstance(name, (str, type(None)))))
 
 
-class Watched:
-    """A run that is looked at again and again. Its journal stays open, so that its end is known even if somebody
-    removes it at once."""
-
-    def __init__(self, store: "Store", record: "JobRecord") -> None:
-        self.store, self.record, self.journal = store, record, -1
-        if record.status in ACTIVE:
-            try:
-                self.journal = platform.open(record.logdir + SEP + JOURNAL, os.O_RDONLY)
-            except OSError:
-                pass  # then its record is all that there is
-
-    def look(self) -> "Any":
-        """Return the record of that run and no other, as it is now or was at its end; None if nobody knows it now."""
-        found = self.store.again(self.record)
-        if found is None and self.journal >= 0:
-            state = fold(read_whole(self.journal))
-            if state.get("cookie") == self.record.cookie and state.get("status") in ENDED:
-                found = self.store.record_class.trusted(dict(self.record, **state))
-        return found
-
-    def close(self) -> None:
-        if self.journal >= 0:
-            os.close(self.journal)
-        self.journal = -1
-
-
 class Signs:
     """What shows whether a run whose journal tells no end is active."""
 
@@ -3115,13 +3088,17 @@ class Store:
             state = self.resolve(state, logdir, holding)
             if state is None:
                 return None
+        return self.record_of(state, job_id, run, logdir)
+
+    def record_of(self, state: "Dict[str, Any]", job_id: str, run: int, logdir: str) -> "Any":
+        """Return the record of a run: what its journal says, and what follows from its place."""
         if state.get("left_behind") and state["status"] in ENDED:
             here = state.get("boot_id") == platform.boot_id()
             left = platform.remaining(processes_of(state), dict(state["left_behind"])) if here else {}
             state["left_behind"] = [[pid, left[pid]] for pid in sorted(left)] or None
         record = self.record_class.trusted(self.blank)
         stdout_path = logdir + SEP + STDOUT_LOG
-        dict.update(record, state, self_id=job_id, run=run, dirname=directory.rpartition(SEP)[2], logdir=logdir,
+        dict.update(record, state, self_id=job_id, run=run, dirname=logdir.split(SEP)[-2], logdir=logdir,
                     logfile=stdout_path, stdout_path=stdout_path, stderr_path=logdir + SEP + STDERR_LOG)
         return record
 
@@ -3142,6 +3119,10 @@ class Store:
             if not is_our_lock(logdir) and (journal is None or os.path.isfile(path)):
                 return None
             journal = b"\n"  # a monitor was here; what it wrote is gone
+        return self.judge(journal, path, running)
+
+    def judge(self, journal: bytes, path: str, running: bool = False) -> "Dict[str, Any]":
+        """Return what a journal says (see fold), less what none of ours says."""
         state = fold(journal, running)
         wrong = self.take_out_damage(state)
 
@@ -4030,6 +4011,200 @@ def check_queue(queue: "Any", slots: "Any") -> None:
     check_count("slots", slots, "jobs", 1, MOST_SLOTS)
 
 
+class Watched:
+    """A run that somebody waits for or follows, and so looks at again and again (rule 12).
+
+    Its journal stays open, so that its end is known even if somebody removes it at once.
+    """
+
+    def __init__(self, jobs: "Jobs", record: "JobRecord") -> None:
+        self.jobs, self.store, self.record, self.journal = jobs, jobs.store, record, -1
+        self.problems: "Dict[str, str]" = {}  # what kept others, or the run itself, from being started
+        self.next_start, self.patience = 0.0, 1.0
+        self.nap = POLL_SECONDS
+        if record.status in ACTIVE:
+            try:
+                self.journal = platform.open(record.logdir + SEP + JOURNAL, os.O_RDONLY)
+            except OSError:
+                pass  # then its directory is all that there is
+
+    def look(self) -> "Any":
+        """Return the record of that run and no other, as it is now or was at its end; None if nobody knows it now."""
+        if self.record.status not in ACTIVE:
+            return self.record
+        found = self.store.again(self.record)
+        if found is None and self.journal >= 0:
+            before = self.record
+            state = self.store.judge(read_whole(self.journal), before.logdir + SEP + JOURNAL)
+            if state.get("cookie") == before.cookie and state.get("status") in ENDED:
+                found = self.store.record_of(state, before.self_id, before.run, before.logdir)
+        return found
+
+    def looks(self, deadline: float = FOREVER, every: float = FOREVER) -> "Iterator[Any]":
+        """Yield the record when it may have changed, and at least `every` so many seconds, until its end or the deadline.
+
+        The last one is that of the end, or of the deadline, or None if the run was removed unseen. Between two looks
+        it costs next to nothing. Raises NodejobsError in a process of that run: it would wait for ever.
+        """
+        record, size, next_look = self.record, -1, 0.0
+        if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE", ""):
+            raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
+        try:
+            while True:
+                grown = os.fstat(self.journal).st_size if self.journal >= 0 else -1
+                if grown != size or time.monotonic() >= min(next_look, deadline):
+                    with Translate("read", self.store.path):
+                        record = self.look()
+                    size, next_look = grown, time.monotonic() + 1.0
+                yield record
+                if record is None or record.status not in ACTIVE or time.monotonic() >= deadline:
+                    return
+
+                until = min(deadline, time.monotonic() + every)
+                self.pause(record, until)
+                if time.monotonic() < until:
+                    next_look = 0.0  # something has happened
+        finally:
+            self.close()
+
+    def wait(self, deadline: float) -> "Any":
+        """Wait until the run has ended or the deadline; return its record then, None if it was removed unseen."""
+        for record in self.looks(deadline):
+            pass
+        return record
+
+    def pause(self, record: "Any", until: float) -> None:
+        """Wait until the run may have changed, but not longer than until then."""
+        if record.status == QUEUED:
+            self.offer_to_start()
+            self.nap = min(1.1 * self.nap, FOLLOW_SECONDS)
+            time.sleep(min(self.nap, max(until - time.monotonic(), 0.0)))
+        elif record.last_pid is None:
+            time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
+        elif record.monitored:
+            here = record.boot_id == platform.boot_id()
+            platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, until)
+        else:
+            platform.await_command(processes_of(record), until)
+            time.sleep(POLL_SECONDS)  # it is gone, and its monitor, whose lock we may not read, goes on
+
+    def offer_to_start(self) -> None:
+        """See to it that a queued run comes to its turn, but do not try again and again."""
+        if time.monotonic() >= self.next_start:
+            self.problems = self.jobs.start_due()
+            self.patience = min(2 * self.patience, 60.0) if self.problems else 1.0
+            self.next_start = time.monotonic() + self.patience
+
+    def close(self) -> None:
+        if self.journal >= 0:
+            os.close(self.journal)
+        self.journal = -1
+
+
+class Follower:
+    """The logs of a run, read as they grow; it says, once, what somebody has done to one.
+
+    `places`: which logs to read, and how far each was read before. `logs` are the places in them now. `removed` says
+    that the run is not there any more.
+    """
+
+    def __init__(self, store: "Store", record: "JobRecord", places: "Mapping[str, int]") -> None:
+        self.store, self.record, self.removed = store, record, False
+        self.told_gone: "Set[str]" = set()
+        self.logs = {name: LogTail(record[name + "_path"], place, self.is_there) for name, place in places.items()
+                     if name == "stdout" or not record.merge}
+
+    def is_there(self) -> bool:
+        self.removed = self.store.again(self.record) is None
+        return not self.removed
+
+    def read(self, record: "Any") -> "Iterator[Tuple[str, str, Any]]":
+        """Yield what has come since, as (name of a stream, kind, content); `record` is the run's as it is now.
+
+        Of the stream's own name as the kind the content is bytes, b"" at the end of what there is; of "truncated" and
+        "gone" (see JobEvent) it is text.
+        """
+        unread = list(self.logs)
+        with Translate("read", record.logdir):
+            while unread:
+                for name in unread[:]:  # in turns: none may keep the others waiting
+                    log = self.logs[name]
+                    part = log.read()
+                    yield name, name, part
+                    if log.cut:
+                        log.cut = False
+                        yield name, "truncated", "%s was cut; what follows is from its beginning" % (
+                            os.path.basename(log.path))
+                    elif not part:
+                        unread.remove(name)
+
+            for name, log in self.logs.items():
+                if not log.gone:
+                    self.told_gone.discard(name)
+                missing = self.missing(record, name) if log.gone and name not in self.told_gone else ""
+                if missing:
+                    self.told_gone.add(name)
+                    yield name, "gone", missing
+
+    def missing(self, record: "Any", name: str) -> str:
+        """Say that a log is not in its place; return "" if it was never made, or its run was removed."""
+        if record.last_pid is None or not self.is_there():
+            return ""
+        path = self.logs[name].path
+        text = "%s is gone: somebody has removed or renamed %s" % (os.path.basename(path), path)
+        # Only a look at what it is: to open a pipe, which it may be too, would take output away.
+        place = "/proc/%d/fd/%d" % (record.last_pid, 2 if name == "stderr" else 1)
+        if self.store.is_alive(record) and os.path.isfile(place):
+            text += "; the command still writes to " + place
+        return text
+
+    def close(self) -> None:
+        for log in self.logs.values():
+            log.close()
+
+
+def events(jobs: "Jobs", job_id: str, record: "Any", told: "Dict[str, int]", include: "Sequence[str]",
+           poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
+    """Yield the events of `Jobs.bind`. `told` says how far each stream was told, `seq` how many events there were."""
+    import codecs
+    while record is None:
+        time.sleep(poll_interval)
+        record = jobs.get_status(job_id)
+    follower = Follower(jobs.store, record, {name: told[name] for name in include if name in told})
+    decoders: "Any" = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in told}
+    status, quiet = None, time.monotonic()
+
+    def event(kind: str, text: "Optional[str]" = None) -> JobEvent:
+        nonlocal seq, quiet
+        seq, quiet = seq + 1, time.monotonic()
+        place = (seq, record.run, str(record.cookie)[:8], told["stdout"], told["stderr"])
+        return JobEvent(type=kind, job_id=job_id, text=text, status=record.status if kind == "status" else None,
+                        seq=seq, id=".".join(map(str, place)), ts=iso_time(time.time()))
+    try:
+        for latest in Watched(jobs, record).looks(every=poll_interval):
+            if latest is None:
+                return
+            record, over = latest, latest.status not in ACTIVE
+            if record.status != status and not over:
+                status = record.status
+                yield event("status")
+            for name, kind, content in follower.read(record):
+                text, decoder = content, decoders[name]
+                if kind == name:  # of a character that is not complete we wait for the rest, if there is one
+                    text = decoder.decode(content, over and not content)
+                elif kind == "truncated":
+                    decoder.reset()
+                told[name] = follower.logs[name].offset - len(decoder.getstate()[0])
+                if text:
+                    yield event(kind, text)
+            if over:
+                yield event("status")
+            elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
+                yield event("heartbeat")
+    finally:
+        follower.close()
+
+
 class Stop:
     """The stop of one job, step by step. Where several are stopped, all do a step before any does the next."""
 
@@ -4089,7 +4264,7 @@ class Stop:
             left = each.run < record.run and (each.left_behind or each.status == LOST)
             known = each.boot_id == platform.boot_id() and None not in (each.last_pid, each.cookie)
             if known and (each is record or left):
-                self.runs.append((Watched(self.store, each), dict(each.left_behind or ())))
+                self.runs.append((Watched(self.jobs, each), dict(each.left_behind or ())))
         if record.status == RUNNING:
             self.note()
 
@@ -4125,7 +4300,7 @@ class Stop:
         if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of it: it ends after us
             self.record = self.store.again(record)
             return
-        self.record = self.jobs._await(record, time.monotonic() + KILL_SECONDS, watched)
+        self.record = watched.wait(time.monotonic() + KILL_SECONDS)
         monitor = record.monitor_pid or 0
         trying = (platform.start_time(monitor) == record.monitor_start
                   and platform.cookie_of(monitor) in (None, MONITOR_COOKIE))
@@ -4274,8 +4449,8 @@ class Jobs:
                 record["fresh"] = True
                 self._place([record])
                 return record
-            if record.status != QUEUED:
-                record = self._await(record, time.monotonic() + startsecs) or record
+            if record.status != QUEUED and startsecs:
+                record = Watched(self, record).wait(time.monotonic() + startsecs) or record
         self._reap()
         self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, record.run, record.last_pid))
         if entry["status"] != QUEUED:
@@ -4724,34 +4899,6 @@ class Jobs:
             except OSError as error:  # no reason to fail the new run
                 self._say("cannot remove run %d of %s: %s" % (run, lock.job_id, error))
 
-    def _await(self, record: "Any", deadline: float, watched: "Optional[Watched]" = None) -> "Any":
-        """Wait until the run has ended or the deadline; return its record then, None if it was removed unseen."""
-        if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE", ""):
-            raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
-        pause, next_look, look_pause = POLL_SECONDS, 0.0, 1.0
-        watched = watched or Watched(self.store, record)
-        try:
-            while record is not None and record.status in ACTIVE and time.monotonic() < deadline:
-                if record.status == QUEUED:
-                    if time.monotonic() >= next_look:
-                        # Whoever waits for it sees to it that it comes to its turn, but does not try again and again.
-                        look_pause = min(2 * look_pause, 60.0) if self.start_due() else 1.0
-                        next_look = time.monotonic() + look_pause
-                    time.sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
-                    pause = min(1.1 * pause, FOLLOW_SECONDS)
-                elif record.last_pid is None:
-                    time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
-                elif record.monitored:
-                    here = record.boot_id == platform.boot_id()
-                    platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, deadline)
-                else:
-                    platform.await_command(processes_of(record), deadline)
-                    time.sleep(POLL_SECONDS)  # it is gone, and its monitor, whose lock we may not read, goes on
-                record = watched.look()
-        finally:
-            watched.close()
-        return record
-
     def _say(self, text: str) -> None:
         if self.verbose and sys.stderr:
             sys.stderr.write("nodejobs: %s\n" % printable(text))
@@ -4800,7 +4947,7 @@ class Jobs:
         with Translate("read", self.db_path):
             record = self.store.read(job_id)
             if record is not None:
-                record = self._await(record, time.monotonic() + (float("inf") if timeout is None else timeout))
+                record = Watched(self, record).wait(time.monotonic() + (FOREVER if timeout is None else timeout))
             if record is not None:
                 self._place([record])
         self._reap()
@@ -4870,47 +5017,19 @@ class Jobs:
         Raises UnknownJob if there is no such job or run, StoreError if somebody has taken a log away.
         """
         record = known(self.get_status(job_id, run), job_id, run, self.db_path)
-        texts = []
-        for path in (record.stdout_path, record.stderr_path):
-            with Translate("read", path):
-                log = self._of(record, LogTail(path))
-                texts.append(b"".join(iter(log.read, b"")).decode("utf-8", "replace"))
-                log.close()
-                if log.gone and self.store.again(record) is None:
-                    raise UnknownJob(job_id, record.run, self.db_path)
-            missing = self._missing(record, path) if log.gone else ""
-            if missing:
-                raise StoreError(missing, path)
-        return texts[0], texts[1]
-
-    def _of(self, record: "Any", log: LogTail) -> LogTail:
-        """See that a log is read only for as long as its run is there; afterwards its path may be another run's."""
-        log.is_ours = lambda: self.store.again(record) is not None
-        return log
-
-    def _missing(self, record: "Any", path: str) -> str:
-        """Say that a log is not in its place; return "" if it was never made, or its run was removed."""
-        number = 2 if path == record.stderr_path else 1
-        if record.last_pid is None or record.merge and number == 2:
-            return ""
-        with Translate("read", self.db_path):
-            again = self.store.again(record)
-        if again is None:
-            return ""
-        # Only a look at what it is: to open a pipe, which it may be too, would take output away.
-        place = "/proc/%d/fd/%d" % (record.last_pid, number)
-        return "%s is gone: somebody has removed or renamed %s%s" % (
-            os.path.basename(path), path, "; the command still writes to %s" % place
-            if self.store.is_alive(again) and os.path.isfile(place) else "")
-
-    def _notice(self, record: "Any", log: LogTail) -> "Tuple[str, str]":
-        """Return what somebody did to a log, once, as the type and text of an event; "" if nothing."""
-        if log.cut:
-            log.cut = False
-            return "truncated", "%s was cut; what follows is from its beginning" % os.path.basename(log.path)
-        text = self._missing(record, log.path) if log.gone and not log.told_gone else ""
-        log.told_gone = log.gone and bool(log.told_gone or text)
-        return "gone" if text else "", text
+        texts = {"stdout": bytearray(), "stderr": bytearray()}
+        follower = Follower(self.store, record, dict.fromkeys(texts, 0))
+        try:
+            for name, kind, content in follower.read(record):
+                if kind == "gone":
+                    raise StoreError(content, record[name + "_path"])
+                if kind == name:
+                    texts[name] += content
+        finally:
+            follower.close()
+        if follower.removed:
+            raise UnknownJob(job_id, record.run, self.db_path)
+        return texts["stdout"].decode("utf-8", "replace"), texts["stderr"].decode("utf-8", "replace")
 
     def bind(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
              poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
@@ -4932,101 +5051,23 @@ class Jobs:
         check_seconds("heartbeat_interval", heartbeat_interval)
         if isinstance(include, str) or not set(include) <= {"stdout", "stderr", "status", "heartbeat"}:
             raise SchemaError("include must be a list of stdout and stderr, not %r" % (include,))
-        place = (0, 0, "", 0, 0)
-        if last_event_id:
-            try:
-                seq, run, cookie, stdout, stderr = str(last_event_id).split(".")
-                place = (int(seq), int(run), cookie, int(stdout), int(stderr))
-            except ValueError:
-                raise SchemaError("%.60r is not the id of an event of a job" % (last_event_id,)) from None
-        record = self.get_status(job_id)
-        if record is None and not wait:
-            raise UnknownJob(job_id, None, self.db_path)
-        if record is not None and place[1] not in (0, record.run):
-            before = self.get_status(job_id, place[1])
-            record = before if before is not None and str(before.cookie).startswith(place[2]) else record
-        tails = {} if record is None else self._tails(record, from_beginning or wait, place)
-        return self._events(job_id, record, tails, include, poll_interval, heartbeat_interval, place[0])
+        try:
+            place = str(last_event_id or "0.0..0.0").split(".")
+            seq, run, stdout, stderr = [int(place[part]) for part in (0, 1, 3, 4)]
+        except (ValueError, IndexError):
+            raise SchemaError("%.60r is not the id of an event of a job" % (last_event_id,)) from None
 
-    def _tails(self, record: "Any", from_beginning: bool,
-               place: "Tuple[int, int, str, int, int]") -> "Dict[str, LogTail]":
-        _, run, cookie, stdout, stderr = place
-        # Of what has not started yet there is nothing to leave out.
-        start: "Optional[int]" = 0 if from_beginning or run or record.status in (QUEUED, STARTING) else None
-        offsets: "Dict[str, Optional[int]]" = {"stdout": start, "stderr": start}
-        if run == record.run and str(record.cookie).startswith(cookie):
-            offsets = {"stdout": stdout, "stderr": stderr}
-        with Translate("read", record.logdir):
-            return {name: self._of(record, LogTail(record[name + "_path"], offset)) for name, offset in offsets.items()}
-
-    def _events(self, job_id: str, record: "Any", tails: "Dict[str, LogTail]", include: "Sequence[str]",
-                poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
-        while record is None:
-            time.sleep(poll_interval)
+        told = {"stdout": stdout, "stderr": stderr}
+        record = self.get_status(job_id, run) if run else None
+        if record is None or not str(record.cookie).startswith(place[2]):  # that run is gone: begin with the newest
             record = self.get_status(job_id)
-        tails = tails or self._tails(record, True, (0, 0, "", 0, 0))
-        status, quiet = "", time.monotonic()
-
-        def event(kind: str, text: "Optional[str]" = None) -> JobEvent:
-            nonlocal seq, quiet
-            seq, quiet = seq + 1, time.monotonic()
-            place = (seq, record.run, str(record.cookie)[:8], tails["stdout"].told, tails["stderr"].told)
-            return JobEvent(type=kind, job_id=job_id, text=text, status=record.status if kind == "status" else None,
-                            seq=seq, id=".".join(map(str, place)), ts=iso_time(time.time()))
-        try:
-            for record, over in self.watch(record, poll_interval):
-                if record.status != status and not over:
-                    status = record.status
-                    yield event("status")
-                more = True
-                while more:
-                    more = False
-                    for name in [name for name in include if name in tails]:
-                        with Translate("read", record.logdir):
-                            text = tails[name].read_text(over)
-                        if text:
-                            yield event(name, text)
-                        kind, notice = self._notice(record, tails[name])
-                        if kind:
-                            yield event(kind, notice)
-                        more = more or bool(text) or kind == "truncated" or over and bool(tails[name].pending)
-                if over:
-                    yield event("status")
-                elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
-                    yield event("heartbeat")
-        finally:
-            for tail in tails.values():
-                tail.close()
-
-    def watch(self, record: "Any", poll_interval: float = FOLLOW_SECONDS) -> "Iterator[Tuple[Any, bool]]":
-        """Yield (record, False) again and again, and (record, True) once when the run has ended; end if it is removed.
-
-        Between two looks it costs next to nothing: the journal is read when it has grown, else once a second.
-        """
-        size, next_look, next_start, pause = -1, 0.0, 0.0, 1.0
-        watched = Watched(self.store, record)
-        try:
-            while True:
-                try:
-                    grown = os.stat(record.logdir + SEP + JOURNAL).st_size
-                except OSError:
-                    grown = -1
-                if grown != size or time.monotonic() >= next_look:
-                    size, next_look = grown, time.monotonic() + 1.0
-                    with Translate("read", self.db_path):
-                        record = watched.look()
-                    if record is None:
-                        return
-                    if record.status == QUEUED and time.monotonic() >= next_start:  # see _await
-                        pause = min(2 * pause, 60.0) if self.start_due() else 1.0
-                        next_start = time.monotonic() + pause
-                if record.status not in ACTIVE:
-                    yield record, True
-                    return
-                yield record, False
-                time.sleep(poll_interval)
-        finally:
-            watched.close()
+            if record is None and not wait:
+                raise UnknownJob(job_id, None, self.db_path)
+            # Of what has not started yet there is nothing to leave out.
+            whole = from_beginning or wait or run or record.status in (QUEUED, STARTING)
+            with Translate("read", self.db_path):
+                told = {name: 0 if whole else place_of_last(record[name + "_path"], 0) for name in told}
+        return events(self, job_id, record, told, include, poll_interval, heartbeat_interval, seq)
 
     def sse(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
             poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
@@ -5373,28 +5414,9 @@ def one_line(record: JobRecord) -> str:
     return "%s (%s)" % (text, ", ".join(facts))
 
 
-def tail(path: str, lines: int) -> LogTail:
-    """Return the place in a log where its last lines begin, however long they are."""
-    place, found, last = -1, 0, 1
-    for offset, file in reversed(open_log_files(path)):
-        with file:
-            position = file.seek(0, 2)
-            place = max(place, 0) or offset + position
-            while position and found < lines:
-                step = min(position, 1 << 20)  # a line may be gigabytes long
-                position = file.seek(position - step)
-                part = file.read(step)
-                end, last = len(part) - last, 0  # the newline at the very end begins no line
-                while end >= 0 and found < lines:
-                    end = part.rfind(b"\n", 0, end)
-                    found += end >= 0
-                place = offset + position + end + 1
-    return LogTail(path, max(place, 0))
-
-
 def end_of(path: str) -> "Tuple[int, bytes]":
     """Return a bounded piece of a log's end, and where it begins."""
-    begin, found, part = max(LogTail(path, None).offset - TAIL_BYTES, 0), b"", b"-"
+    begin, found, part = max(place_of_last(path, 0) - TAIL_BYTES, 0), b"", b"-"
     log = LogTail(path, begin)
     while part and len(found) < TAIL_BYTES:
         part = log.read()
@@ -5488,52 +5510,55 @@ def tell_error(error: NodejobsError) -> int:
     return EXIT_USAGE if isinstance(error, SchemaError) else EXIT_ERROR
 
 
+def complain_of_removal(record: JobRecord) -> None:
+    complain("run %s of %s was removed before it was seen to end" % (record.run, record.self_id))
+
+
 def wait_with_bar(jobs: Jobs, record: JobRecord, deadline: float) -> "Any":
     """Wait for the end of a run; where stderr is a terminal, and the usual duration known, draw the progress there."""
     usual = usual_of(jobs, record) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
-    with Translate("read", jobs.db_path):  # not jobs.wait, which would take a newer run for this one
-        if usual is None:
-            after = jobs._await(record, deadline)
-            jobs._place([after] if after is not None else ())
-            return after
-        name, after = printable(record.self_id), record
-        try:
-            while after is not None and after.status in ACTIVE and time.monotonic() < deadline:
+    name, latest = printable(record.self_id), None
+    try:
+        # Not jobs.wait, which would take a newer run for this one.
+        for latest in Watched(jobs, record).looks(deadline, FOREVER if usual is None else 1.0):
+            if usual is not None and latest is not None and latest.status in ACTIVE:
                 room = terminal_width(sys.stderr) - 1
-                text = "%s: %s" % (fit(name, min(width_of(name), 30, room // 3)), progress(after, usual))
+                text = "%s: %s" % (fit(name, min(width_of(name), 30, room // 3)), progress(latest, usual))
                 write(sys.stderr, "\r" + fit(text, room).rstrip() + "\033[K", end="")
                 sys.stderr.flush()
-                after = jobs._await(after, min(time.monotonic() + 1, deadline))
-        finally:
-            sys.stderr.write("\r\033[K")
+    finally:
+        if usual is not None:
+            write(sys.stderr, "\r\033[K", end="")
             sys.stderr.flush()
-        return after
+    return latest
 
 
 def wait_for(jobs: Jobs, records: "Sequence[JobRecord]", timeout: "Optional[float]", as_json: bool, code: int,
              several: bool) -> int:
     """Wait for runs and show them; return the first code that is not 0, the given one first."""
-    deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-    ended: "List[JobRecord]" = []
-    try:
-        for before in records:
+    deadline = time.monotonic() + (FOREVER if timeout is None else timeout)
+    seen: "List[JobRecord]" = []
+    for before in records:
+        try:
             record = wait_with_bar(jobs, before, deadline)
-            if record is None:
-                complain("run %s of %s was removed before it was seen to end" % (before.run, before.self_id))
-                code = code or EXIT_ERROR
-                continue
-            ended.append(record)
-            code = code or job_exit_code(record)
-            if not as_json:
-                show(record, with_errors=True)
-                sys.stdout.flush()
-            if record.status in ACTIVE:
-                complain("gave up after %s; %s goes on" % (human_seconds(timeout), record.self_id))
-    except KeyboardInterrupt:
-        complain("no longer waiting for %s, which goes on" % before.self_id)
-        return EXIT_SIGNAL + int(signal.SIGINT)
-    if as_json and (ended or several):
-        say_json(ended if several else ended[0])
+        except KeyboardInterrupt:
+            complain("no longer waiting for %s, which goes on" % before.self_id)
+            raise
+        if record is None:
+            complain_of_removal(before)
+            code = code or EXIT_ERROR
+            continue
+        seen.append(record)
+        code = code or job_exit_code(record)
+        if not as_json:
+            with Translate("read", jobs.db_path):
+                jobs._place([record])
+            show(record, with_errors=True)
+            sys.stdout.flush()
+        if record.status in ACTIVE:
+            complain("gave up after %s; %s goes on" % (human_seconds(timeout), record.self_id))
+    if as_json and (seen or several):
+        say_json(seen if several else seen[0])
     return code
 
 
@@ -5547,34 +5572,44 @@ def watch_outputs(outputs: "Iterable[Any]") -> "Any":
     return found
 
 
-def follow(jobs: Jobs, record: JobRecord, streams: "Sequence[Tuple[str, str, Any]]", lines: "Optional[int]") -> int:
-    """Copy output as it comes until the job has ended; return its exit code."""
-    tails, over = [], False
-    for name, path, raw in streams:
-        tails.append((jobs._of(record, LogTail(path) if lines is None else tail(path, lines)), raw))
-    outputs = watch_outputs([raw for _, raw in tails])
+def follower_of(jobs: Jobs, record: JobRecord, names: "Iterable[str]", lines: "Optional[int]") -> Follower:
+    """Return a follower of logs from their beginning, or from their last lines on."""
+    with Translate("read", record.logdir):
+        return Follower(jobs.store, record, {
+            name: 0 if lines is None else place_of_last(record[name + "_path"], lines) for name in names})
+
+
+def copy_news(follower: Follower, record: JobRecord, outputs: "Mapping[str, Any]") -> bool:
+    """Write what has come to the outputs, and to stderr what was done to a log; tell whether one is gone."""
+    gone = False
+    for name, kind, content in follower.read(record):
+        if kind == name:
+            outputs[name].write(content)
+        else:
+            outputs[name].flush()
+            complain(content)
+            sys.stderr.flush()
+        gone = gone or kind == "gone"
+    for raw in outputs.values():
+        raw.flush()
+    return gone
+
+
+def follow(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "Optional[int]") -> "Any":
+    """Copy output as it comes until the run has ended; return its record then, None if it was removed."""
+    follower, watched, latest = follower_of(jobs, record, outputs, lines), watch_outputs(outputs.values()), None
     try:
-        for record, over in jobs.watch(record):
-            if outputs and outputs.poll(0):
+        for latest in Watched(jobs, record).looks(every=FOLLOW_SECONDS):
+            if watched and watched.poll(0):
                 raise BrokenPipeError
-            for log, raw in tails:
-                part, kind = b"-", ""
-                while part or kind == "truncated":
-                    part = log.read()
-                    raw.write(part)
-                    kind, notice = jobs._notice(record, log)
-                    if kind:
-                        raw.flush()
-                        complain(notice)
-                        sys.stderr.flush()
-                raw.flush()
+            if latest is not None:
+                copy_news(follower, latest, outputs)
     except KeyboardInterrupt:
         complain("no longer following %s, which goes on" % record.self_id)
-        return EXIT_SIGNAL + int(signal.SIGINT)
-    if not over:
-        complain("run %s of %s was removed before it was seen to end" % (record.run, record.self_id))
-        return EXIT_ERROR
-    return job_exit_code(record)
+        raise
+    if latest is None:
+        complain_of_removal(record)
+    return latest
 
 
 def tell_freshness(record: JobRecord, before: "Any", cwd: "Optional[str]") -> None:
@@ -5607,12 +5642,12 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
     if record.status == QUEUED and record.error and (options.follow or options.wait):
         complain(record.error)
     if options.follow:
-        code = follow(jobs, record, [("stdout", record.stdout_path, sys.stdout.buffer),
-                                     ("stderr", record.stderr_path, sys.stderr.buffer)], None)
-        ended = jobs.store.again(record)
-        if ended is not None and ended.ended:
+        ended = follow(jobs, record, {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}, None)
+        if ended is None:
+            return EXIT_ERROR
+        if ended.ended:
             complain(one_line(ended))
-        return code
+        return job_exit_code(ended)
     if options.wait:
         return wait_for(jobs, [record], None, options.json, 0, False)
 
@@ -5748,51 +5783,29 @@ def verb_history(jobs: Jobs, options: "Any") -> int:
     return 0
 
 
-def streams_of(record: JobRecord, options: "Any") -> "List[Tuple[str, str, Any]]":
-    """Return the logs that the command line names: which it is, its path, and where its bytes go."""
-    both = options.stdout == options.stderr
-    streams = []
-    if both or options.stdout:
-        streams.append(("stdout", record.stdout_path, sys.stdout.buffer))
-    if both or options.stderr:
-        streams.append(("stderr", record.stderr_path, (sys.stderr if both else sys.stdout).buffer))
-    return streams
-
-
-def copy_log(jobs: Jobs, record: JobRecord, path: str, lines: "Optional[int]", write: "Any") -> str:
-    """Write a log's bytes, or its last lines; return what is wrong with it, "" if nothing is."""
-    part = b"-"
-    with Translate("read", path):
-        log = jobs._of(record, LogTail(path) if lines is None else tail(path, lines))
-        log.open()
-    if log.gone and jobs.store.again(record) is None:
-        raise UnknownJob(record.self_id, record.run, jobs.db_path)
-    while part:
-        with Translate("read", path):
-            part = log.read()
-        write(part)
-    log.close()
-    return jobs._missing(record, path) if log.gone else ""
-
-
 def verb_logs(jobs: Jobs, options: "Any") -> int:
+    import io
     if options.f and options.json:
         raise SchemaError("-f shows the output itself; take either that or --json")
     record = find(jobs, options)
-    streams = streams_of(record, options)
+    outputs: "Dict[str, Any]" = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    if options.stdout != options.stderr:
+        outputs = {"stdout" if options.stdout else "stderr": sys.stdout.buffer}
     if options.f:
-        code = follow(jobs, record, streams, options.n)
-        return code if code == EXIT_SIGNAL + int(signal.SIGINT) else 0
+        follow(jobs, record, outputs, options.n)
+        return 0
 
     code, answer = 0, {"self_id": record.self_id, "run": record.run}
-    for name, path, output in streams:
-        parts: "List[bytes]" = []
-        missing = copy_log(jobs, record, path, options.n, parts.append if options.json else output.write)
-        output.flush()
-        answer[name] = None if missing else b"".join(parts).decode("utf-8", "replace")
-        if missing:
-            complain(missing)
-            code = EXIT_ERROR
+    for name in outputs:
+        raw = io.BytesIO() if options.json else outputs[name]
+        follower = follower_of(jobs, record, [name], options.n)
+        gone = copy_news(follower, record, {name: raw})
+        follower.close()
+        if follower.removed:
+            raise UnknownJob(record.self_id, record.run, jobs.db_path)
+        code = EXIT_ERROR if gone else code
+        if options.json:
+            answer[name] = None if gone else raw.getvalue().decode("utf-8", "replace")
     if options.json:
         say_json(answer)
     return code

@@ -1938,6 +1938,14 @@ def test_a_job_that_waits_for_itself_is_refused_and_told_why(jobs, store, cli):
         jobs.run("%s %s wait other verb %s" % (PYTHON, FILE, words), "verb", startsecs=0)
         assert jobs.wait("verb", 60).exit_code == 125, "at once, not when the other has ended"
         assert "job 'verb' cannot wait for itself" in jobs.job_logs("verb")[1]
+    for number, words in enumerate(("logs -f self-%d", "logs -f -n 1 --stderr self-%d")):  # it would copy its own copies
+        jobs.run("echo before; %s %s %s" % (PYTHON, FILE, words % number), "self-%d" % number, startsecs=0)
+        assert jobs.wait("self-%d" % number, 60).exit_code == 125
+        assert jobs.job_logs("self-%d" % number)[0] == "before\n"
+        assert "job 'self-%d' cannot wait for itself" % number in jobs.job_logs("self-%d" % number)[1]
+    script = script.partition("for ")[0] + "print('begin', flush=True)\nfor event in jobs.bind('reader', from_beginning=True): pass"
+    jobs.run([PYTHON, "-c", script], "reader", startsecs=0)
+    assert jobs.wait("reader", 60).exit_code == 1 and "cannot wait for itself" in jobs.job_logs("reader")[1]
     # A job that it has started is another one; and what it has left behind may wait for its end.
     jobs.run("%s %s run --id inner --wait -- %s %s wait --timeout 0.1 outer" % (PYTHON, FILE, PYTHON, FILE), "outer")
     assert jobs.wait("outer", 60).exit_code == 124
@@ -2395,6 +2403,21 @@ def test_the_end_of_a_run_is_known_though_it_is_removed_at_once(jobs, line, stor
             line.end("a", 7)
             eventually(lambda: refusal(jobs.remove, "a").startswith("done"))
             assert asked.result(60).status == STATUS.c_failed
+
+
+def test_what_damage_says_of_a_run_that_was_removed_is_not_believed(jobs, line, store):
+    for entry in ({"exit_code": "7"}, {"exit_code": 1 << 40}, {"user": 5, "max_log": -1}):
+        record = line.run("a")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(jobs.wait, "a")
+            eventually(lambda: holders_of(store / "a" / "000001" / "journal.jsonl"))
+            with open(record.logdir + "/journal.jsonl", "a") as journal:
+                journal.write(json.dumps(entry) + "\n")
+            line.end("a", 7)
+            eventually(lambda: refusal(jobs.remove, "a").startswith("done"))
+            found = asked.result(60)
+        assert (found.status, found.exit_code) == (STATUS.c_failed, 7) and found.monitored is None
+        assert found.user in (None, record.user) and found.max_log is None
 
 
 def test_a_follower_never_shows_the_output_of_a_later_run_for_that_of_its_own(jobs):
