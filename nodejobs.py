@@ -765,20 +765,14 @@ class Posix:
 
     Which processes there are is left to the system's own class; another system is one more class, as Windows is.
     A process is a pid plus a start time (rule 7), here a dict {pid: start}. Times given to a method as `deadline` are
-    of time.monotonic(). The methods named in the two tuples are also sent to the monitor (room 5), where `os` is the
-    bare `posix` module: they use nothing else of `os`.
+    of time.monotonic(). Methods that a monitor uses are sent to it (room 5), where `os` is the bare `posix` module: they
+    use nothing else of `os`, nor super().
     """
 
     users: "Dict[int, str]" = {}
     monitor_os = "posix"      # the module that is a monitor's `os`
     python_name = "python3"   # as a user calls it
     store_mode = 0o700        # of a store that we make
-    timeout_needs: "Tuple[str, ...]" = ()  # what a monitor needs too where the job has a timeout
-    monitor_needs: "Tuple[str, ...]" = (
-                     "open", "begin_monitor", "take_run_lock", "drop_run_lock",
-                     "block_size", "sync_directories", "adopt_orphans", "call_library", "hold_command",
-                     "become_command", "permit", "forbid", "set_timer", "await_child", "end_of_any", "children",
-                     "adopted", "await_adopted", "start_apart", "ready")
 
     def interpreter(self) -> str:
         """Return the path of the Python that runs us; "" if it is not known."""
@@ -847,7 +841,7 @@ class Posix:
         """Return our environment variables."""
         return dict(os.environb)
 
-    def umask(self) -> "Optional[int]":
+    def creation_mask(self) -> "Optional[int]":
         """Return our file mode creation mask; None where the system has none."""
         mask = os.umask(0o077)  # there is no call that only asks; for this moment, what others make is private
         os.umask(mask)
@@ -1547,8 +1541,6 @@ class Posix:
 class Linux(Posix):
     """/proc and pidfds."""
 
-    monitor_needs = Posix.monitor_needs + ("start_time", "row", "stat", "mark", "watch_process", "cookie_of")
-    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_gone", "tree", "group_lives", "kill_group", "look", "look_at_all", "hunt", "end_trees")
     known_boot_id = ""
 
     def boot_id(self) -> str:
@@ -1557,12 +1549,12 @@ class Linux(Posix):
                 self.known_boot_id = file.read().strip() + " " + os.readlink("/proc/self/ns/pid")
         return self.known_boot_id
 
-    def umask(self) -> "Optional[int]":
+    def creation_mask(self) -> "Optional[int]":
         with open("/proc/self/status", "rb") as file:
             for line in file:
                 if line.startswith(b"Umask:"):  # since Linux 4.7
                     return int(line.split()[1], 8)
-        return super().umask()
+        return super().creation_mask()
 
     def stat(self, pid: "Union[int, str]") -> "List[bytes]":
         """Return the fields of /proc/PID/stat from the third, the state, on (see proc(5)); [] for a zombie."""
@@ -1695,9 +1687,6 @@ class Ps(Posix):
     all that is certain is what the monitor's own child is and has started.
     """
 
-    monitor_needs = Posix.monitor_needs + ("start_time", "mark", "cookie_of", "row", "scan", "parse", "output", "spawn")
-    timeout_needs = ("processes", "is_command", "send", "send_by_pid", "await_end", "await_gone", "watch_process", "tree",
-                     "group_lives", "kill_group", "look", "look_at_all", "hunt", "end_trees")
     known_boot_id = ""
 
     def output(self, words: bytes) -> "Tuple[int, bytes]":
@@ -1859,11 +1848,6 @@ class Windows(Posix):
 
     monitor_os, python_name = "nt", "python"
     store_mode = 0o777  # %LOCALAPPDATA% is private anyway; Python's 0o700 would part a user from the same one elevated
-    monitor_needs = ("kernel", "failure", "close", "create_file", "as_fd", "open", "begin_monitor", "take_lock", "take_run_lock", "drop_run_lock", "block_size",
-                     "sync_directories", "job", "job_name", "members", "adopt_orphans", "hold_command",
-                     "why_not", "usage", "permit", "forbid", "set_timer", "await_child",
-                     "await_handle", "adopted", "await_adopted", "process", "start_time", "mark", "cookie_of",
-                     "start_apart", "await_end", "tree", "kill", "end_tree", "end_trees")
 
     def kernel(self, name: str, *words: "Any") -> int:
         """Call a function of kernel32; an int is passed as wide as a handle or a pointer is.
@@ -1903,7 +1887,7 @@ class Windows(Posix):
     def user(self) -> str:
         return os.getlogin()
 
-    def umask(self) -> "Optional[int]":
+    def creation_mask(self) -> "Optional[int]":
         return None
 
     def distrust(self, path: str) -> "Tuple[str, str]":
@@ -2015,13 +1999,13 @@ class Windows(Posix):
         # If somebody creates a new lock meanwhile, the directory stays where it is, and is theirs.
         aside = to + "." + LOCK
         try:
-            self.rename(path + SEP + LOCK, aside)
+            self.rename_when_free(path + SEP + LOCK, aside)
             os.unlink(aside)  # when we close it; or the next sweep deletes it
         except OSError:
             pass  # there is none; or the directory cannot go either, and says so
-        self.rename(path, to)
+        self.rename_when_free(path, to)
 
-    def rename(self, path: str, to: str) -> None:
+    def rename_when_free(self, path: str, to: str) -> None:
         """Rename a file or directory; a reader, or a search for viruses, may have it open for a moment."""
         deadline = time.monotonic() + 1.0
         while True:
@@ -3392,10 +3376,10 @@ class Store:
 #          └─ monitor   own session     takes the run's lock, forks the command, waits, writes the end
 #               └─ command
 #
-# The functions in MONITOR_NEEDS are sent as code objects through the monitor's stdin. So the monitor is
-# ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
-# They see `os` (there: posix), `time`, `signal`, `platform`, MONITOR_CONSTANTS and each other; no other global,
-# and no default of an argument, which is not part of a code object.
+# The code objects of monitor_main, and of all that it needs (see `pack`), are sent through the monitor's stdin. So
+# the monitor is ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
+# It sees `os` (there: posix), `time`, `signal`, `platform`, functions and plain constants of this room and of those
+# above it; no class, and no other module but what it imports itself.
 
 def let_go(*fds: int) -> None:
     """Point descriptors at /dev/null: were they only closed, the next file opened would get their number."""
@@ -3856,6 +3840,8 @@ def monitor_boot() -> None:
     """Run first in the bare interpreter: take in the rest of the payload and become the monitor."""
     import marshal
     import sys
+    import time
+    import _signal as signal
     scope = globals()
     bare = scope["os"]
     payload = b""
@@ -3864,22 +3850,53 @@ def monitor_boot() -> None:
         if not part:
             bare._exit(1)
         payload += part
-    functions, methods, constants, order = marshal.loads(payload)
-    scope.update(constants, time=__import__("time"), signal=__import__("_signal"))
+    parts, order = marshal.loads(payload)
     function: "Any" = type(lambda: 0)
-    scope.update({name: function(code, scope) for name, code in functions.items()})
-    scope["platform"] = type("Platform", (), {name: function(code, scope) for name, code in methods.items()})()
+    for functions, names in parts:
+        names.update({name: function(code, scope, name, defaults) for name, (code, defaults) in functions.items()})
+    scope.update(parts[0][1], time=time, signal=signal, platform=type("Platform", (), parts[1][1])())
     scope["monitor_main"](order)
 
 
-MONITOR_NEEDS = (iso_time, to_json, signal_name, read_whole, append_line, let_go, report, was_asked_to_stop,
-                 write_end, open_log, start_command, await_command, left_behind, outlast, start_next,
-                 monitor_run, monitor_main)
-PUMP_NEEDS = (put, open_streams, pump_logs, pump_pipe, answer_for, start_pump, ask_pump)  # these with max_log only
-MONITOR_CONSTANTS = {"COOKIE_VARIABLE": COOKIE_VARIABLE, "MONITOR_COOKIE": MONITOR_COOKIE, "END_ROOM": END_ROOM,
-                     "JOURNAL_BYTES": JOURNAL_BYTES,
-                     "POLL_SECONDS": POLL_SECONDS, "KILL_SECONDS": KILL_SECONDS, "RETRY_SECONDS": RETRY_SECONDS,
-                     "NULL": NULL, "SEP": SEP, "SIGKILL": SIGKILL, "KILLED": KILLED}
+FUNCTION = type(monitor_main)
+VALUES = (bool, int, float, str, bytes, tuple)
+ROOMS = dict(globals())  # what a monitor may use of this file: this room and those above it
+packed: "Dict[Any, Any]" = {}
+
+
+def names_in(code: "Any") -> "Set[str]":
+    """Return the names of all globals and attributes that some code uses, and of what it imports."""
+    names = set(code.co_names)
+    for part in code.co_consts:
+        if isinstance(part, type(code)):  # a function within the function
+            names |= names_in(part)
+    return names
+
+
+def pack(system: "Type[Posix]") -> "Any":
+    """Return what a monitor needs of this file: [(functions, constants) of the module, the same of the platform's class].
+
+    It is computed once, from the names in the code. What is an attribute of something else there may have the name of
+    a function of ours: so a little more travels than is needed.
+    """
+    if system in packed:
+        return packed[system]
+    scopes = (ROOMS, {name: getattr(system, name) for name in dir(system)})
+    parts: "Any" = [({}, {}) for _ in scopes]
+    names = ["monitor_main"]
+    found = set(names)
+    for name in names:  # which grows
+        for scope, (functions, constants) in zip(scopes, parts):
+            value = scope.get(name)
+            if isinstance(value, FUNCTION):
+                functions[name] = value.__code__, value.__defaults__
+                new = names_in(value.__code__) - found
+                found |= new
+                names += new
+            elif isinstance(value, VALUES):
+                constants[name] = value
+    packed[system] = parts
+    return parts
 
 
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
@@ -3897,11 +3914,7 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
                   run_lock: str) -> bytes:
     """Start the monitor of a run; return its report (see Platform.start_monitor)."""
     import marshal
-    needs = platform.monitor_needs + (platform.timeout_needs if order["timeout"] is not None else ())
-    functions = MONITOR_NEEDS + (PUMP_NEEDS if order["max_log"] is not None else ())
-    rest = marshal.dumps(({function.__name__: function.__code__ for function in functions},
-                          {need: getattr(type(platform), need).__code__ for need in needs},
-                          MONITOR_CONSTANTS, order))
+    rest = marshal.dumps((pack(type(platform)), order))
     boot = marshal.dumps(monitor_boot.__code__)
     # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
     # `boot` is smaller than PIPE_BUF, so it comes in one piece.
@@ -4495,7 +4508,7 @@ class Jobs:
         if entry["cwd"] is None:
             raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
         queue, cookie = entry["queue"], entry["cookie"]
-        launch.update(umask=platform.umask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
+        launch.update(umask=platform.creation_mask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
         # A lock of a queue is always taken before one of a job.
         with Spool(self.store, create=True, user=entry["user"]) as spool, \
                 self.store.lock_queue(queue, create=True) as line:

@@ -1620,6 +1620,33 @@ def test_a_pipe_is_not_named_as_the_place_of_a_log_that_was_taken_away(jobs, cli
     writer.end()
 
 
+# ------ what travels to the monitor ------
+
+@pytest.mark.parametrize("system", [nodejobs.Linux, nodejobs.Ps, nodejobs.Windows])
+def test_whatever_the_code_that_is_sent_to_a_monitor_uses_is_sent_too(system):
+    import builtins
+    import dis
+    (functions, constants), (methods, values) = nodejobs.pack(system)
+    there = {"os", "time", "signal", "platform", *functions, *constants, *dir(builtins)} - {"super"}
+    of_platform = {*methods, *values}
+    codes = [(name, code) for part in (functions, methods) for name, (code, _) in part.items()]
+    for _, code in codes:
+        assert not code.co_freevars and not code.co_kwonlyargcount, code
+    for name, code in codes:  # which grows
+        codes += [(name, part) for part in code.co_consts if hasattr(part, "co_code")]
+    steps = [(name, before, step) for name, code in codes
+             for before, step in zip([None, *dis.get_instructions(code)], dis.get_instructions(code))]
+    of_platform |= {step.argval for _, before, step in steps if step.opname == "STORE_ATTR" and before.argval == "self"}
+    its_os = dir(__import__(system.monitor_os)) if system.monitor_os in sys.builtin_module_names else None
+    for name, before, step in steps:
+        if step.opname == "LOAD_GLOBAL":
+            assert step.argval in there, (name, step.argval)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and before.argval in ("self", "platform"):
+            assert step.argval in of_platform, (name, step.argval)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and before.argval == "os" and its_os:
+            assert step.argval in its_os, (name, step.argval)
+
+
 # ------ capped logs ------
 
 def numbered(count):
