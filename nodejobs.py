@@ -627,7 +627,7 @@ class JobRecord(BaseData):
 
     self_id = Field(str, required=True, doc="the job's id")
     run = Field(int, doc="number of this run of the job: 1, 2, 3 ...")
-    status = Field(str, doc="one of JobRecord.Status; None where the journal may not be read")
+    status = Field(str, fits=STATUSES.__contains__, doc="one of JobRecord.Status; None where the journal may not be read")
     command = Field((str, list), fits=are_words, doc="as it was given: a list, or a shell command line")
     exit_code = Field(int, fits=between(0, MOST_EXIT_CODE), doc="what the command returned; None if a signal killed it, or it runs, or is lost")
     signal = Field(str, doc='name of the signal that killed it, such as "SIGKILL"; else None')
@@ -2941,7 +2941,7 @@ class Store:
         self.path, self.record_class, self.in_home = full_path(path), record_class, in_home
         fields = [(key, field) for key, field in record_class.fields.items() if not field.derived]
         self.kinds = {(key, kind) for key, field in fields for kind in (*field.kinds, type(None))}
-        self.fits = [(key, field.fits) for key, field in fields if field.fits is not None]
+        self.fits = {key: field.fits for key, field in fields if field.fits is not None}
         self.blank = record_class.defaults()
 
     def make(self) -> None:
@@ -3122,16 +3122,18 @@ class Store:
 
     def take_out_damage(self, state: "Dict[str, Any]") -> bool:
         """Take out of a state what no journal of ours says; tell whether anything was wrong."""
-        wrong = [key for key, fits in self.fits if state.get(key) is not None
-                 and (key, type(state[key])) in self.kinds and not fits(state[key])]
+        wrong: "List[str]" = []
         if not self.kinds.issuperset(zip(state, map(type, state.values()))):  # quick, and true of nearly all
             fields = self.record_class.fields
-            wrong += [key for key, value in state.items() if key not in fields and not is_shallow(value)
-                      or key in fields and (fields[key].derived or not fields[key].accepts(value))]
-        if state.get("status", STARTING) not in STATUSES:
+            wrong = [key for key, value in state.items() if key not in fields and not is_shallow(value)
+                     or key in fields and (fields[key].derived or not fields[key].accepts(value))]
+        for key in self.fits.keys() & state.keys():
+            if key not in wrong and state[key] is not None and not self.fits[key](state[key]):
+                wrong.append(key)
+        if state.get("status", STARTING) is None:
             wrong.append("status")
         for key in wrong:
-            state.pop(key, None)
+            del state[key]
 
         if "last_pid" in wrong:
             state["last_pid"] = None  # there was one, so it does not count as a run without a pid (rule 4)
