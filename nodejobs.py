@@ -5218,6 +5218,7 @@ TAIL_LINES, TAIL_BYTES = 10, 65536  # of a failed run's stderr, what is shown an
 # What a terminal obeys and does not show: colours and other CSI, titles and other strings (OSC, DCS ...), the rest.
 ESCAPES = r"\033(\[[0-?]*[ -/]*[@-~]|[]PX^_][^\a\033\n]*(\a|\033\\)|[ -/]*[0-~])"
 LIST_TITLES = "ID STATUS EXIT TIME STARTED COMMAND"
+QUEUE_TITLES = "QUEUE STATE SLOTS RUNNING WAITING"
 HISTORY_TITLES = "RUN STATUS EXIT TIME STARTED ERROR"
 NARROW = 12  # columns of a terminal, to which a table may cut an id, a status or a command
 COLOURS = {FINISHED: "32", FAILED: "31", FAILED_START: "31", LOST: "35", STOPPED: "33"}
@@ -5493,35 +5494,19 @@ def show(record: JobRecord, with_errors: bool) -> None:
         write(sys.stderr, "  | " + line)
 
 
-def near(word: str, known: "Iterable[str]") -> str:
-    """Return which of the known words the user may have meant; "" if none."""
+def did_you_mean(word: str, known: "Iterable[str]") -> str:
+    """Name the known word that the user may have meant, if there is one, and if it is not one that ends or deletes."""
     try:
         from difflib import get_close_matches
     except ImportError:  # a minimal Python
         return ""
-    return (get_close_matches(word, list(known), 1) + [""])[0]
-
-
-def near_id(job_id: str, db_path: str) -> str:
-    """Return the id of a job that the user may have meant; "" if there is none."""
-    try:
-        paths = dict(Jobs(db_path).store.job_dirs()[:5000])
-        meant = near(job_id, paths)
-        return meant if meant and is_our_job(paths[meant]) else ""
-    except OSError:  # it may not be listed
-        return ""
-
-
-def did_you_mean(word: str) -> str:
-    return "; did you mean %r?" % word if word else ""
+    meant = get_close_matches(word, [other for other in known if other not in ("stop", "remove", "prune")], 1)
+    return "; did you mean %r?" % meant[0] if meant else ""
 
 
 def tell_error(error: NodejobsError) -> int:
     """Say what could not be done; return the exit code."""
-    text = str(error)
-    if isinstance(error, UnknownJob) and error.run is None:
-        text += did_you_mean(near_id(error.job_id, error.db_path))
-    complain(text)
+    complain(str(error))
     return EXIT_USAGE if isinstance(error, SchemaError) else EXIT_ERROR
 
 
@@ -5633,11 +5618,11 @@ def tell_freshness(record: JobRecord, before: "Any", cwd: "Optional[str]") -> No
         complain("%s is %s; nothing was started" % (
             record.self_id, "fresh" if record.ended else "still %s" % record.status))
     elif before is not None and before.status == FINISHED:
-        if before.command != record.command:
-            complain("%s is not fresh: its last run had another command: %s" % (
-                record.self_id, command_text(before.command)))
-        if cwd is not None and before.cwd != record.cwd:
-            complain("%s is not fresh: its last run had another directory: %s" % (record.self_id, before.cwd))
+        elsewhere = cwd is not None and before.cwd != record.cwd
+        if elsewhere or before.command != record.command:
+            complain("%s is not fresh: its last run had another %s: %s" % (
+                record.self_id, "directory" if elsewhere else "command",
+                before.cwd if elsewhere else command_text(before.command)))
 
 
 def verb_run(jobs: Jobs, options: "Any") -> int:
@@ -5695,19 +5680,16 @@ SIGNAL_REASONS = {"SIGKILL": "somebody killed it, or the machine ran out of memo
                   "SIGPIPE": "nobody read its output any more", "SIGTERM": "somebody asked it to end, not by `stop`"}
 
 
-def why_queued(jobs: Jobs, record: JobRecord) -> str:
-    """Say what a queued job waits for."""
-    if record.waits_for:
-        return "it waits for " + ", ".join(record.waits_for)
+def why_queued(jobs: Jobs, record: JobRecord) -> "Optional[str]":
+    """Say what a queued job waits for, but for other jobs, which its state names."""
     queue = jobs.queues().get(record.queue)
     if queue is not None and queue.error:
         return "of the queue %s, %s" % (queue.queue, queue.error)
     if queue is not None and queue.paused:
         return "the queue %s was paused by %s; `queue resume %s` lets it go on" % (
             queue.queue, queue.paused_by, queue.queue)
-    if queue is not None and len(queue.running) >= queue.slots:
-        return "it is number %s in the queue %s; running: %s" % (
-            record.position, queue.queue, ", ".join(queue.running))
+    if record.waits_for or queue is not None and len(queue.running) >= queue.slots:
+        return None
     return "it is due; if nobody was there to start it, `queue start` does, and any run, wait or stop"
 
 
@@ -5836,9 +5818,12 @@ def each(options: "Any", act: "Any", done: str = "") -> int:
             code = tell_error(error)
             continue
         records.append(record)
-        if done and not options.json:
+        if options.json:
+            continue
+        tell_rest(record)
+        if done:
             say("%s: %s" % (printable(job_id), done))
-        elif not options.json:
+        else:
             show(record, with_errors=False)
 
     several = len(options.words) > 1
@@ -5847,50 +5832,37 @@ def each(options: "Any", act: "Any", done: str = "") -> int:
     return code
 
 
+def tell_rest(record: JobRecord) -> None:
+    """Say what else has ended with a job that was stopped, and what stays of one that was removed."""
+    if record.ended_pids:
+        complain("%s: ended what it had left behind: pid %s" % (
+            record.self_id, ", ".join(map(str, record.ended_pids))))
+    for path in record.foreign or ():
+        complain("%s stays: nodejobs did not make it" % path)
+
+
 def verb_stop(jobs: Jobs, options: "Any") -> int:
     results = jobs._stop(options.words, options.grace, options.signal)
 
     def stopped(job_id: str) -> "Any":
         if isinstance(results[job_id], NodejobsError):
             raise results[job_id]
-        record = known(results[job_id], job_id, None, jobs.db_path)
-        if record.ended_pids and not options.json:
-            complain("%s: ended what it had left behind: pid %s" % (job_id, ", ".join(map(str, record.ended_pids))))
-        return record
+        return known(results[job_id], job_id, None, jobs.db_path)
     return each(options, stopped)
 
 
-def tell_foreign(records: "Sequence[JobRecord]") -> None:
-    for record in records:
-        for path in record.foreign or ():
-            complain("%s stays: nodejobs did not make it" % path)
-
-
 def verb_remove(jobs: Jobs, options: "Any") -> int:
-    def remove(job_id: str) -> "Any":
-        record = jobs.remove(job_id)
-        tell_foreign([record])
-        return record
-    return each(options, remove, "removed")
+    return each(options, jobs.remove, "removed")
 
 
 QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first": "ID", "start": ""}
 
 
-def listing(ids: "List[str]") -> str:
-    """Write ids in parentheses; of many, the first."""
-    return " (%s)" % ", ".join(ids[:5] + ["..."] * (len(ids) > 5)) if ids else ""
-
-
-def queue_line(queue: "QueueRecord") -> str:
-    """Say in one line how a queue stands."""
-    text = "%s: " % queue.queue
-    if queue.paused:
-        text += "paused by %s, " % (queue.paused_by or "?")
-    text += "%d of %d slot%s taken%s, %d waiting%s" % (
-        len(queue.running), queue.slots, "s" * (queue.slots != 1), listing(queue.running), len(queue.waiting),
-        listing(queue.waiting))
-    return text + ("; " + queue.error if queue.error else "")
+def queue_row(queue: "Any") -> "List[str]":
+    """Return the cells of a queue's row in the table of queues."""
+    state = "paused by %s" % queue.paused_by if queue.paused else "open"
+    return [queue.queue, queue.error or state, "%d/%d" % (len(queue.running), queue.slots),
+            ", ".join(queue.running), ", ".join(queue.waiting)]
 
 
 def verb_queue(jobs: Jobs, options: "Any") -> int:
@@ -5904,32 +5876,30 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
         options.words = names
         return each(options, jobs.first)
 
-    queues: "List[Any]" = []
+    code = 0
+    for problem in jobs.start_due().values() if action == "start" else ():
+        complain(problem)
+        code = EXIT_ERROR
     if action == "pause":
-        queues.append(jobs.pause(names[0]))
+        queues = [jobs.pause(names[0])]
     elif action == "resume":
-        queues.append(jobs.resume(*queue_and_slots(names[0])))
+        queues = [jobs.resume(*queue_and_slots(names[0]))]
     else:
-        problems = jobs.start_due() if action == "start" else {}
-        for text in problems.values():
-            complain(text)
-        if problems:
-            return EXIT_ERROR
-        queues.extend(jobs.queues().values())
+        queues = list(jobs.queues().values())
 
     if options.json:
         say_json(queues[0] if takes else queues)
-    elif not queues:
-        complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
+    elif queues:
+        say_table(QUEUE_TITLES, [queue_row(queue) for queue in queues])
     else:
-        for queue in queues:
-            say(printable(queue_line(queue)))
-    return 0
+        complain("no queues in %s yet; `run --queue NAME -- COMMAND` makes one" % jobs.db_path)
+    return code
 
 
 def verb_prune(jobs: Jobs, options: "Any") -> int:
     removed = jobs.prune(options.older_than, options.keep, filter_of(options))
-    tell_foreign(removed)
+    for record in removed:
+        tell_rest(record)
     for record in jobs.spared:
         complain(str(JobRunning(record, "not removed")))
     if options.json:
@@ -6062,20 +6032,23 @@ class Options:
     """What `parse` has read: the options as attributes, and the other `words`."""
 
 
+def attribute(flag: str) -> str:
+    """Name the attribute of Options that holds an option: after_ok for --after-ok."""
+    return flag.lstrip("-").replace("-", "_")
+
+
 def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -> "Any":
     """Read a command line. Unless options and other words are intermixed, the first other word ends the options."""
     # Ours, because argparse and getopt import regular expressions, gettext and more: on a small
     # machine they would cost every call more than all the rest.
     flags = {option[0]: option for option in known}
-    names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
-    others: "List[str]" = []
     found: "Any" = Options()
-    for flag, _, _, default, _ in known:
-        setattr(found, names[flag], default)
+    for option in known:
+        setattr(found, attribute(option[0]), option[3])
 
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
+    others = []
+    rest = iter(words)
+    for word in rest:
         if word == "--":
             break
         if word[:1] != "-" or word == "-":
@@ -6089,21 +6062,23 @@ def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -
             flag, equals, value = word[:2], word[2:], word[2:]
         flag = "--help" if flag == "-h" else flag
         if flag not in flags:
-            raise SchemaError("there is no option %s%s" % (flag, did_you_mean(near(flag, flags))))
-
+            raise SchemaError("there is no option %s%s" % (flag, did_you_mean(flag, flags)))
         _, takes, read, default, _ = flags[flag]
-        given: "Any" = True
-        if takes:
-            if not equals and not rest:
-                raise SchemaError("%s takes %s" % (flag, takes))
-            try:
-                given = read(value if equals else rest.pop(0))
-            except SchemaError as error:
-                raise SchemaError("%s: %s" % (flag, error)) from None
-        elif equals:
+        if equals and not takes:
             raise SchemaError("%s takes no value" % flag)
-        setattr(found, names[flag], getattr(found, names[flag]) + [given] if isinstance(default, list) else given)
-    found.words = others + rest
+
+        given: "Any" = True
+        try:
+            if takes:
+                given = read(value if equals else next(rest))
+        except StopIteration:
+            raise SchemaError("%s takes %s" % (flag, takes)) from None
+        except SchemaError as error:
+            raise SchemaError("%s: %s" % (flag, error)) from None
+        if isinstance(default, list):
+            given = getattr(found, attribute(flag)) + [given]
+        setattr(found, attribute(flag), given)
+    found.words = others + list(rest)
     return found
 
 
@@ -6115,10 +6090,9 @@ def do_verb(verb: str, words: "Sequence[str]", top: "Any") -> int:
         sys.stdout.write(verb_help(verb))
         return 0
 
-    most = len(options.words) if verb == "run" or takes == "ID..." else len(takes.split())
-    if len(options.words) > most or takes and verb != "run" and not options.words:
-        given = ", not %r" % " ".join(options.words) if options.words else ""
-        raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", given))
+    given = " ".join(options.words)
+    if takes and verb != "run" and not options.words or takes in ("", "ID") and len(options.words) > len(takes.split()):
+        raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", given and ", not %r" % given))
     options.json = options.json or top.json
     code: int = function(Jobs(top.db if options.db is None else options.db), options)
     sys.stdout.flush()
@@ -6140,7 +6114,7 @@ def dispatch(words: "List[str]") -> int:
         return dispatch(top.words[1:2] + ["--help"])
     if verb not in VERBS:
         raise SchemaError("there is no verb %r; there are %s%s" % (verb, ", ".join(VERBS),
-                                                                   did_you_mean(near(verb, VERBS))))
+                                                                   did_you_mean(verb, VERBS)))
     try:
         return do_verb(verb, top.words[1:], top)
     except SchemaError as error:

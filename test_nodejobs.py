@@ -2782,7 +2782,7 @@ def test_a_later_run_or_resume_changes_the_slots_and_what_is_due_then_starts(lin
     assert jobs.queues()["q"].waiting == ["d", "e", "f"], "what runs goes on, and the next waits for the last of it"
     line.end("c")
     line.until("running", "d")
-    assert cli("queue", "resume", "q:2").stdout == "q: 2 of 2 slots taken (d, e), 1 waiting (f)\n"
+    assert cli("queue", "resume", "q:2").stdout.split()[-6:] == ["q", "open", "2/2", "d,", "e", "f"]
     line.until("running", "e")
 
 
@@ -2978,10 +2978,10 @@ def test_a_paused_queue_starts_nothing_until_it_is_resumed(line, jobs, cli):
     assert [line.states()[job_id] for job_id in "bc"] == ["queued", "queued"]
     assert "the queue q was paused by " + record.paused_by in cli("status", "b").stdout
     listed = cli("queue", "list").stdout
-    assert listed == "q: paused by %s, 0 of 1 slot taken, 2 waiting (b, c)\n" % record.paused_by
+    assert re.search(r"\nq +paused by %s +0/1 +- +b, c\n$" % record.paused_by, listed)
     assert cli("queue", "pause", "q").stdout == listed, "who paused it first"
     done = cli("queue", "resume", "q")
-    assert (done.returncode, done.stdout) == (0, "q: 1 of 1 slot taken (b), 1 waiting (c)\n")
+    assert done.returncode == 0 and done.stdout.split()[-5:] == ["q", "open", "1/1", "b", "c"]
     line.until("running", "b")
     assert jobs.queues()["q"].paused_by is None and json.loads(cli("queue", "list", "--json").stdout)[0]["paused_by"] is None
 
@@ -3012,13 +3012,13 @@ def test_a_queue_that_is_not_there_is_not_paused_nor_resumed_but_resume_with_slo
         with pytest.raises(NodejobsError, match="no queue 'a' in .*, whose queues are: none$"):
             act("a")
     assert not store.exists()
-    assert cli("queue", "resume", "new:2").stdout == "new: 0 of 2 slots taken, 0 waiting\n"
+    assert cli("queue", "resume", "new:2").stdout.split()[-5:] == ["new", "open", "0/2", "-", "-"]
     jobs.resume("b", slots=1)
     for verb in ("pause", "resume"):
         done = cli("queue", verb, "nwe")
         assert (done.returncode, done.stdout) == (125, "")
         assert done.stderr == "nodejobs: there is no queue 'nwe' in %s, whose queues are: b, new\n" % store
-    assert cli("queue", "pause", "new").stdout.startswith("new: paused by ")
+    assert re.search(r"\nnew +paused by ", cli("queue", "pause", "new").stdout)
     assert line.run("d", queue="new").status == "queued", "it was paused before anything was in it"
     assert list(jobs.queues()) == ["b", "new"]
 
@@ -3066,11 +3066,9 @@ def test_list_and_status_tell_where_it_stands_and_what_it_waits_for(line, jobs, 
     assert {record["self_id"]: (record["position"], record["waits_for"])
             for record in json.loads(cli("list", "--json").stdout)} == {
                 "a": (None, None), "b": (1, []), "c": (2, ["a", "b"]), "d": (None, ["a"])}
-    for job_id, why in (("b", "it is number 1 in the queue q; running: a"),
-                        ("c", "it waits for a, b"),
-                        ("d", "it waits for a")):
+    for job_id, state in (("b", "1 in q"), ("c", "after a, b"), ("d", "after a")):
         text = cli("status", job_id).stdout
-        assert re.search(r"^  why +%s$" % why, text, re.M) and re.search(r"^  queued at +20\d\d-", text, re.M), text
+        assert text.startswith("%s: queued, %s\n" % (job_id, state)) and re.search(r"^  queued at +20\d\d-", text, re.M), text
         assert re.search(r"^  queue +q$", text, re.M) or job_id == "d"
         record = json.loads(cli("status", job_id, "--json").stdout)
         assert record["status"] == "queued" and record.get("last_pid") is None and record.get("started_at") is None
@@ -3349,7 +3347,7 @@ def test_odd_names_of_queues_and_ids_are_kept_apart_and_break_no_table(line, job
             assert (done.returncode, done.stderr) == (0, "")
             assert not set(map(chr, range(32))) - {"\n"} & set(done.stdout) and "\u202e" not in done.stdout, words
             if words[0] != "status":
-                count = {"list": 3 * len(ODD_NAMES) + 1, "queue": len(ODD_NAMES)}[words[0]] - (
+                count = {"list": 3 * len(ODD_NAMES) + 1, "queue": len(ODD_NAMES) + 1}[words[0]] - (
                     len(ODD_NAMES) if "--status" in words else 0)
                 assert len(done.stdout.splitlines()) == count, words
     assert json.loads(cli("queue", "list", "--json").stdout) == list(jobs.queues().values())
@@ -3464,7 +3462,7 @@ def test_who_may_only_read_the_store_sees_and_waits_all_the_same(line, jobs, sto
     before = {str(path): path.lstat().st_mtime_ns for path in [store, *store.rglob("*")]}
     assert "queued, 1 in q" in as_nobody("list").stdout
     assert "the queue q was paused by root" in as_nobody("status", "b").stdout
-    assert as_nobody("queue", "list").stdout.endswith("1 of 1 slot taken (a), 1 waiting (b)\n")
+    assert as_nobody("queue", "list").stdout.split()[-3:] == ["1/1", "a", "b"]
     done = as_nobody("wait", "b", "--timeout", "1.5")
     assert (done.returncode, done.stdout) == (124, "b: queued, 1 in q (run 1)\n"), done
     for words in (["stop", "b"], ["queue", "resume", "q"], ["queue", "first", "b"], ["remove", "b"],
@@ -3621,7 +3619,7 @@ def test_what_cannot_start_for_want_of_room_on_the_disk_stays_queued_and_runs_wh
         def refused():  # once the monitor of a has tried it, and has left the queue's lock
             done = subprocess.run([PYTHON, str(FILE), "--db", jobs.db_path, "queue", "start"], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, universal_newlines=True)
-            return done.stderr if done.returncode == 125 and not done.stdout else None
+            return done.stderr if done.returncode == 125 else None
         for _ in range(2):
             assert re.search("cannot start b: .*No space left on device", eventually(refused, 60))
             assert ": '%s/b/000001/" % jobs.db_path in refused(), "the whole path"
@@ -5371,6 +5369,8 @@ def test_a_typo_gets_a_suggestion(cli):
     assert "did you mean 'status'?" in cli("stauts").stderr
     assert "did you mean '--timeout'?" in cli("run", "--timeuot", "5", "true").stderr
     assert "did you mean '--version'?" in cli("--versoin").stderr
+    for verb in ("stpo", "remvoe", "prnue"):
+        assert not re.search("did you mean '(stop|remove|prune)'", cli(verb, "a").stderr), "nothing destructive"
 
 
 def test_help_and_version(cli):
@@ -6023,9 +6023,8 @@ def test_a_newcomer_is_told_the_way_out(cli, jobs, tmp_path):
     jobs.run(["true"], "backup", startsecs=60)
     for verb in ("status", "logs", "wait", "stop", "history", "remove"):
         done = cli(verb, "bakup")
-        assert (done.returncode, done.stdout) == (125, "") and done.stderr.endswith("; did you mean 'backup'?\n")
+        assert (done.returncode, done.stdout) == (125, "") and "`list` shows what there is\n" in done.stderr
         assert done.stderr.count("\n") == 1
-        assert "did you mean" not in cli(verb, "zzz").stderr
     assert "`history` shows what there is" in cli("status", "backup", "--run", "7").stderr
     assert cli("--json", "list").stdout == cli("list", "--json").stdout
     assert "there is no verb 'echo'; there are run, status, " in cli("echo", "hello world").stderr
@@ -6919,7 +6918,7 @@ def test_the_nightly_example_deploys_only_what_is_well_and_goes_on_after_a_reboo
     assert jobs.get_status("build-manual").status == jobs.get_status("deploy").status == "queued"
     (site / "slow").unlink()
     code, said = result(cron(reboot))
-    assert code == 0 and said.startswith("build: "), said
+    assert code == 0 and re.search("\nbuild +open ", said), said
     assert jobs.wait("build-manual", timeout=60).status == "finished"
     deploy = jobs.wait("deploy", timeout=60)
     assert (deploy.status, deploy.started_at) == ("failed_start", None)
@@ -8692,14 +8691,14 @@ class TestEverywhere:
         assert nj("run", "--id", "x", "--after", "nobody", "--", *nj.say("pass")).returncode == 125
 
     def test_a_paused_queue_waits_until_it_is_resumed(self, nj):
-        assert nj("queue", "resume", "q:1").stdout.startswith("q: 0 of 1 slot taken")
-        assert nj("queue", "pause", "q").stdout.startswith("q: paused by ")
+        assert nj("queue", "resume", "q:1").stdout.split()[5:8] == ["q", "open", "0/1"]
+        assert re.search(r"\nq +paused by ", nj("queue", "pause", "q").stdout)
         for job_id in "ab":
             done = nj("run", "--id", job_id, "--queue", "q", "--", *nj.command(job_id))
             assert "queued" in done.stdout, done
         assert nj("queue", "start").returncode == 0 and nj.json("status", "a")["status"] == "queued"
         assert nj("queue", "first", "b").stdout == "b: queued, 1 in q (run 1)\n"
-        assert nj("queue", "resume", "q").stdout == "q: 1 of 1 slot taken (b), 1 waiting (a)\n"
+        assert nj("queue", "resume", "q").stdout.split()[-5:] == ["q", "open", "1/1", "b", "a"]
         nj.meet("b").exit(0)
         nj.meet("a").exit(0)
         assert nj("wait", "a", "b").returncode == 0
