@@ -1870,15 +1870,19 @@ class Windows(Posix):
         if handle:
             self.kernel("CloseHandle", handle)
 
+    def text(self, word: "Any") -> "Any":
+        """Return bytes as os.fsdecode does, and anything else as it is."""
+        return word.decode("utf-8", "surrogatepass") if isinstance(word, bytes) else word
+
     # Who and where we are
 
     def interpreter(self) -> str:
         # In a virtual environment, sys.executable is a program that starts Python and waits for it.
         path = getattr(sys, "_base_executable", "") or sys.executable or ""
         name = os.path.basename(path).lower()
-        if name.startswith("python") and name != "pythonservice.exe":
+        if name.startswith("python") and not name.startswith(("pythonw", "pythonservice")):
             return path
-        return os.path.join(sys.base_exec_prefix, "python.exe")  # Python is embedded in another program
+        return os.path.join(sys.base_exec_prefix, "python.exe")  # Python is embedded in a program, or has no console
 
     def host(self) -> str:
         from _socket import gethostname
@@ -1968,11 +1972,10 @@ class Windows(Posix):
 
     def create_file(self, path: "Any", access: int, share: int, creation: int) -> int:
         """Open a file by CreateFileW, not through a link; return its handle."""
-        path = path.decode("utf-8", "surrogatepass") if isinstance(path, bytes) else path
         # FILE_FLAG_OPEN_REPARSE_POINT, FILE_ATTRIBUTE_NORMAL
-        handle = self.kernel("CreateFileW", path, access, share, None, creation, 0x00200080, None)
+        handle = self.kernel("CreateFileW", self.text(path), access, share, None, creation, 0x00200080, None)
         if handle == -1:
-            raise self.failure(path)
+            raise self.failure(self.text(path))
         return handle
 
     def as_fd(self, handle: int, flags: int) -> int:
@@ -1986,11 +1989,11 @@ class Windows(Posix):
             raise
 
     def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
-        # os.open would not let anybody rename or delete the file while we have it open. Who may only append
-        # (FILE_APPEND_DATA) writes at the end, atomically. Reading comes with it where it was asked for.
+        # os.open would not let anybody rename or delete the file while we have it open. What we write goes to the end,
+        # atomically: FILE_APPEND_DATA, SYNCHRONIZE. Reading comes with it where it was asked for: GENERIC_READ.
         access = 0x80000000 if flags & 3 != os.O_WRONLY else 0
-        if flags & 3 != os.O_RDONLY:
-            access |= 0x00100004 if flags & os.O_APPEND else 0x40000000
+        if flags & 3:
+            access |= 0x00100004
         creation = 1 if flags & os.O_EXCL else 4 if flags & os.O_CREAT else 3
         return self.as_fd(self.create_file(path, access, 7, creation), flags & 3)
 
@@ -2128,10 +2131,8 @@ class Windows(Posix):
         if run is not None:
             self.await_command(run, deadline)
         deadline = min(deadline, time.monotonic() + 1.0)
-        pause = POLL_SECONDS
         while self.is_monitored(path) and time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(1.1 * pause, 0.1)
+            time.sleep(POLL_SECONDS)
 
     # The tree of a run
 
@@ -2202,35 +2203,40 @@ class Windows(Posix):
         from msvcrt import get_osfhandle  # type: ignore[attr-defined]
         from subprocess import DEVNULL, PIPE, Popen
         words = [os.fsdecode(word) for word in argv]
-        options: "Dict[str, Any]" = {"bufsize": 0, "stdin": PIPE, "stdout": PIPE, "stderr": DEVNULL, "env": {
-            os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()}}
+        variables = {os.fsdecode(key): os.fsdecode(value) for key, value in environment.items()}
+        # The command's, that is: a monitor itself heeds none of them. In a file it would write in the code page's.
+        variables = dict({"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}, **variables)
+        options: "Dict[str, Any]" = {"stdin": PIPE, "stdout": PIPE, "stderr": DEVNULL, "env": variables}
         try:
-            # DETACHED_PROCESS, and CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
-            monitor: "Any" = Popen(words, creationflags=0x01000008, **options)
+            # CREATE_NO_WINDOW: a console that nobody sees, and which the command shares. CREATE_BREAKAWAY_FROM_JOB: a job
+            # that a job has started is not its child.
+            monitor: "Any" = Popen(words, creationflags=0x09000000, **options)
         except PermissionError:  # a job object that lets nobody go
-            monitor = Popen(words, creationflags=0x00000008, **options)
+            monitor = Popen(words, creationflags=0x08000000, **options)
         monitor.returncode = 0  # nobody waits for it, and it needs no warning
 
-        with monitor.stdout:
-            # The lock is handed over, not inherited: CreateProcess makes a process suspended, and who is killed
-            # before it has resumed it leaves it so for ever, with all that it has inherited.
-            process = self.process(monitor.pid, 0x40)  # PROCESS_DUP_HANDLE
+        # The lock is handed over, not inherited: CreateProcess makes a process suspended, and who is killed
+        # before it has resumed it leaves it so for ever, with all that it has inherited.
+        process = self.process(monitor.pid, 0x40)  # PROCESS_DUP_HANDLE
+        try:
             with monitor.stdin:
-                try:
-                    lock = DuplicateHandle(GetCurrentProcess(), get_osfhandle(job_lock), process, 0, False, 2)
-                    for part in payload + [b"%20d" % lock]:  # 2: DUPLICATE_SAME_ACCESS
-                        while part:
-                            part = part[os.write(monitor.stdin.fileno(), part):]
-                except OSError:
-                    pass  # it has died, or failed, before it has read all; its report says so
-            self.close(process)
-            return os.read(monitor.stdout.fileno(), 65536)
+                # 2: DUPLICATE_SAME_ACCESS
+                lock = DuplicateHandle(GetCurrentProcess(), get_osfhandle(job_lock), process, 0, False, 2)
+                monitor.stdin.write(b"".join(payload) + b"%20d" % lock)
+        except OSError:
+            pass  # it has died, or failed, before it has read all; its report says so
+        self.close(process)
+        with monitor.stdout:
+            report: bytes = monitor.stdout.read1(65536)
+        return report
 
     def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
         from subprocess import DEVNULL, Popen
         Popen(argv, stdin=stdin, stdout=DEVNULL, stderr=DEVNULL, creationflags=8)  # DETACHED_PROCESS
 
     def begin_monitor(self) -> None:
+        for number in (2, 21):  # SIGINT, SIGBREAK: somebody in the command may send them to all of its console
+            signal.signal(number, signal.SIG_IGN)
         lock = self.as_fd(int(os.read(0, 20)), os.O_WRONLY)  # see start_monitor
         os.dup2(lock, 2)
         os.close(lock)
@@ -2250,14 +2256,9 @@ class Windows(Posix):
             return 0, order["refused"].encode()
         from _winapi import CreateProcess  # type: ignore[attr-defined]
         from msvcrt import get_osfhandle  # type: ignore[attr-defined]
-        environment = {key.upper(): value for key, value in os.environ.items()}
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-        environment.setdefault("PYTHONIOENCODING", "utf-8")  # in a file it would write in the code page's
-        for name, value in order["environment"].items():
-            key = name.decode("utf-8", "surrogatepass")
-            environment.pop(key, None)
-            if value is not None:
-                environment[key] = value.decode("utf-8", "surrogatepass")
+        environment = dict(os.environ)
+        environment.update({self.text(name): self.text(value) for name, value in order["environment"].items()})
+        environment = {name: value for name, value in environment.items() if value is not None}
 
         # It inherits three files; and the job object, so that this is found by its name if we are killed.
         stdin = os.open(NULL, os.O_RDONLY)
@@ -2269,9 +2270,9 @@ class Windows(Posix):
             "dwFlags": 0x100, "wShowWindow": 0, "hStdInput": handles[0], "hStdOutput": handles[1],
             "hStdError": handles[2], "lpAttributeList": {"handle_list": inherited}})
         try:
-            # CREATE_SUSPENDED, CREATE_NO_WINDOW: a console of its own, which nobody sees
+            # 4: CREATE_SUSPENDED
             process, thread, pid, _ = CreateProcess(
-                order["program"], order["line"], None, None, True, 0x08000004, environment, order["place"], startup)
+                order["program"], order["line"], None, None, True, 4, environment, order["place"], startup)
             if not self.kernel("AssignProcessToJobObject", self.own_job, process):
                 error = self.failure(None)
                 self.forbid((pid, process, thread))
@@ -2318,23 +2319,18 @@ class Windows(Posix):
 
     def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
         from _winapi import GetExitCodeProcess  # type: ignore[attr-defined]
+        from ctypes import c_longlong, sizeof
         pid, process, _ = held
         if not self.await_handle(process, self.deadline if timed else float("inf")):
             return 0, None, None, None
+        # JobObjectBasicAccountingInformation: what all have used of user and of kernel time, 100 ns each
+        times = (c_longlong * 6)()
+        self.kernel("QueryInformationJobObject", self.own_job, 1, times, sizeof(times), None)
+        usage = ((times[0] + times[1]) / 1e7, None)
         code = GetExitCodeProcess(process)
         if code == KILLED:
-            return pid, None, SIGKILL, self.usage(process)
-        return pid, code, None, self.usage(process)
-
-    def usage(self, process: int) -> "Tuple[float, Optional[int]]":
-        """Return the seconds of CPU that all of the run has used, and the command's own peak of memory in KiB."""
-        from ctypes import c_longlong, c_size_t, sizeof
-        times = (c_longlong * 6)()  # JobObjectBasicAccountingInformation: user and kernel time, 100 ns each
-        self.kernel("QueryInformationJobObject", self.own_job, 1, times, sizeof(times), None)
-        first = 8 // sizeof(c_size_t)  # PROCESS_MEMORY_COUNTERS: two numbers of 32 bits, then the peak
-        memory = (c_size_t * (8 + first))()
-        self.kernel("K32GetProcessMemoryInfo", process, memory, sizeof(memory))
-        return (times[0] + times[1]) / 1e7, memory[first] // 1024 or None
+            return pid, None, SIGKILL, usage
+        return pid, code, None, usage
 
     def adopted(self) -> "List[int]":
         return self.members(self.own_job)
