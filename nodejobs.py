@@ -1293,11 +1293,10 @@ class Posix:
         if os.fork():
             os._exit(0)  # so that the host program keeps no child, hence no zombie
         os.setsid()
-        # When a machine shuts down, it lives to record how its command died. SIGCHLD goes to its default, which a
-        # host may have changed, or there would be nothing to wait for.
+        # When a machine shuts down, it lives to record how its command died.
         for number in range(1, signal.NSIG):
             try:
-                signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+                signal.signal(number, signal.SIG_IGN)
             except (OSError, ValueError):
                 pass  # KILL, STOP and the C library's own
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -1313,6 +1312,11 @@ class Posix:
                     os.close(fd)
                 except OSError:
                     pass
+        # The end of a child writes a byte to this pipe, at any moment: so it can be waited for together with others.
+        self.wakeup, waking = os.pipe()
+        os.set_blocking(waking, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(waking)
 
     def take_run_lock(self, path: bytes) -> int:
         """Take the run's lock (rule 3)."""
@@ -1456,45 +1460,48 @@ class Posix:
         os.close(held[1])
         os.waitpid(held[0], 0)
 
-    def set_timer(self, seconds: float) -> None:
-        """Say when await_child shall be out of time; 0 is never."""
-        # Blocked signals and sigwait: no handler is run, so no race between a handler and the wait. It is there since
-        # BSD throws away what is ignored, as SIGCHLD is by default, at once and not only when it is unblocked.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGALRM))
-        for number in (signal.SIGCHLD, signal.SIGALRM):
-            signal.signal(number, lambda number, frame: None)
-        signal.setitimer(signal.ITIMER_REAL, seconds, seconds and 1.0)
+    def await_child(self, held: "Any", pipes: "List[int]", deadline: float) -> "Tuple[Optional[Ended], List[int]]":
+        """Wait for the end of a child of ours, for output in a pipe, or for the deadline.
 
-    def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
-        """Wait for the end of the command, or of any other child of ours, or of the time; the pid is 0 then."""
-        expired = False
-        while True:
-            ended = self.end_of_any(os.WNOHANG if timed else 0)
-            if ended[0] or expired:
-                return ended  # where something else had ended, the timer goes off again
-            expired = signal.sigwait((signal.SIGCHLD, signal.SIGALRM)) == signal.SIGALRM
+        Return how the child ended, or None; and the pipes from which os.read returns at once, as there is output or the
+        end. `held` is what hold_command has returned until the command has ended, then None: the children are then
+        those that it has left to us. It may return early.
+        """
+        if not pipes and deadline == float("inf"):
+            return self.end_of_any(0), []
+        ended = self.end_of_any(os.WNOHANG)
+        seconds = 0.0 if ended else min(max(deadline - time.monotonic(), 0.0), 86400.0)
+        ready = self.ready([self.wakeup, *pipes], [], seconds)
+        if self.wakeup in ready:
+            os.read(self.wakeup, 65536)
+        return ended, [fd for fd in pipes if fd in ready]
 
-    def end_of_any(self, options: int) -> "Ended":
-        """Wait for any child, as os.wait4 does with these options."""
+    def end_of_any(self, options: int) -> "Optional[Ended]":
+        """Wait for any child, as os.wait4 does with these options; return None if none has ended, or there is none."""
         # wait4 imports the resource module after it has reaped the child. Where that is missing (minimal Pythons), or
         # cannot be opened at this moment, it fails and the status is lost: so ask first, and leave the child waitable.
         usage: "Any" = None
         before = os.times()
-        if hasattr(os, "waitid"):
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
-            if found is None:
-                return 0, None, None, None
-            try:
-                pid, status, usage = os.wait4(found.si_pid, 0)
-            except ImportError:
-                pid, status = found.si_pid, found.si_status
-                status = status << 8 if found.si_code == os.CLD_EXITED else status
-        else:  # PyPy; macOS before Python 3.13
-            try:
-                __import__("resource")
-                pid, status, usage = os.wait4(-1, options)
-            except ImportError:
-                pid, status = os.waitpid(-1, options)
+        try:
+            if hasattr(os, "waitid"):
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
+                if found is None:
+                    return None
+                try:
+                    pid, status, usage = os.wait4(found.si_pid, 0)
+                except ImportError:
+                    pid, status = found.si_pid, found.si_status
+                    status = status << 8 if found.si_code == os.CLD_EXITED else status
+            else:  # PyPy; macOS before Python 3.13
+                try:
+                    import resource
+                    pid, status, usage = os.wait4(-1, options)
+                except ImportError:
+                    pid, status = os.waitpid(-1, options)
+        except ChildProcessError:
+            return None
+        if not pid:
+            return None
         after = os.times()  # of all that we have reaped
         unit = 1024 if os.uname().sysname == "Darwin" else 1  # getrusage(2) gives bytes there
         return (pid, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -1509,13 +1516,6 @@ class Posix:
         except ChildProcessError:
             return []
         return self.children(os.getpid())
-
-    def await_adopted(self) -> None:
-        """Wait until one of those has ended, or some time."""
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            pass
 
     def start_apart(self, argv: "List[bytes]", stdin: int) -> None:
         """Start a Python, `python -I -S -c LINE WORD...`, that reads from that file, and for which nobody waits."""
@@ -2314,31 +2314,41 @@ class Windows(Posix):
 
     # Waiting for the command
 
-    def set_timer(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + (seconds or float("inf"))
-
-    def await_child(self, held: "Tuple[Any, ...]", timed: bool) -> "Ended":
+    def await_child(self, held: "Any", pipes: "List[int]", deadline: float) -> "Tuple[Optional[Ended], List[int]]":
         from _winapi import GetExitCodeProcess  # type: ignore[attr-defined]
         from ctypes import c_longlong, sizeof
+        ready = [pipe for pipe in pipes if self.can_read(pipe)]
+        if pipes:  # which nothing can wait for
+            deadline = 0.0 if ready else min(deadline, time.monotonic() + 5 * POLL_SECONDS)
+        if held is None:
+            for pid in self.adopted()[:1]:
+                self.await_end(pid, self.start_time(pid) or 0, deadline)
+            time.sleep(0.0 if ready else POLL_SECONDS)  # it may not be ours to open, so not be waited for
+            return None, ready
+
         pid, process, _ = held
-        if not self.await_handle(process, self.deadline if timed else float("inf")):
-            return 0, None, None, None
+        if not self.await_handle(process, deadline):
+            return None, ready
         # JobObjectBasicAccountingInformation: what all have used of user and of kernel time, 100 ns each
         times = (c_longlong * 6)()
         self.kernel("QueryInformationJobObject", self.own_job, 1, times, sizeof(times), None)
-        usage = ((times[0] + times[1]) / 1e7, None)
         code = GetExitCodeProcess(process)
-        if code == KILLED:
-            return pid, None, SIGKILL, usage
-        return pid, code, None, usage
+        killed = code == KILLED
+        return (pid, None if killed else code, SIGKILL if killed else None, ((times[0] + times[1]) / 1e7, None)), ready
+
+    def can_read(self, pipe: int) -> bool:
+        """Tell whether there is something in a pipe, or its end."""
+        from _winapi import PeekNamedPipe  # type: ignore[attr-defined]
+        from msvcrt import get_osfhandle  # type: ignore[attr-defined]
+        try:
+            available: int = PeekNamedPipe(get_osfhandle(pipe), 0)[0]
+            return available > 0
+        except BrokenPipeError:
+            return True
+
 
     def adopted(self) -> "List[int]":
         return self.members(self.own_job)
-
-    def await_adopted(self) -> None:
-        for pid in self.adopted()[:1]:
-            self.await_end(pid, self.start_time(pid) or 0, float("inf"))
-        time.sleep(POLL_SECONDS)  # it may not be ours to open, so not be waited for
 
 
 # The one place that asks where we are.
@@ -3374,374 +3384,99 @@ class Store:
 #          └─ monitor   own session     takes the run's lock, forks the command, waits, writes the end
 #               └─ command
 #
-# The code objects of monitor_main, and of all that it needs (see `pack`), are sent through the monitor's stdin. So
-# the monitor is ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
-# It sees `os` (there: posix), `time`, `signal`, `platform`, functions and plain constants of this room and of those
-# above it; no class, and no other module but what it imports itself.
+# The code objects of Monitor, and of all that it needs (see `pack`), are sent through the monitor's stdin. So the
+# monitor is ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
+# It sees `os` (there: posix), `time`, `signal`, `platform`, the classes, functions and plain constants that `pack` has
+# found in this room and those above it; and no other module but what it imports itself.
 
-def let_go(*fds: int) -> None:
-    """Point descriptors at /dev/null: were they only closed, the next file opened would get their number."""
-    for fd in fds:
-        try:
-            null = os.open(NULL, os.O_RDWR)
-            os.dup2(null, fd)
-            os.close(null)
-        except OSError:
-            os.close(fd)
+ORDER, REPORT, JOB_LOCK = 0, 1, 2  # a monitor's descriptors: what to do, where to say how the start went; rule 1
+
+
+def let_go(fd: int) -> None:
+    """Point a descriptor at /dev/null: were it only closed, the next file opened would get its number."""
+    try:
+        null = os.open(NULL, os.O_RDWR)
+        os.dup2(null, fd)
+        os.close(null)
+    except OSError:
+        os.close(fd)
 
 
 def report(text: str) -> None:
     """Tell the launcher, once, how the start went: an error number and words; "" is success. It may be gone."""
     try:
-        os.write(1, b"+" + text.encode("utf-8", "backslashreplace"))
+        os.write(REPORT, b"+" + text.encode("utf-8", "backslashreplace"))
     except OSError:
         pass
-    let_go(1)
+    let_go(REPORT)
 
 
-def was_asked_to_stop(journal: int) -> bool:
-    """Tell whether the journal has a stop request."""
-    for _ in range(3):
-        try:
-            return b'\n{"status":"stopping"' in read_whole(journal)
-        except OSError:
-            pass  # a disk that fails once must not cost us the end
-    return False
+def open_log(path: bytes) -> int:
+    return platform.open(path + b".log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
-def write_end(directory: "Any", journal: int, lock: int, outcome: str, end: "Dict[str, Any]", told: str) -> None:
-    """Write the two lines of the end (rule 6).
+class CappedLog:
+    """A stream of output with a cap: a pipe, and the two files that hold the newest of what comes through it.
 
-    Where the disk refuses them: free the run's lock, so that nobody takes for running what has ended, tell
-    the launcher `told` if it still waits, and try again for as long as that is of use to somebody.
+    When one file is full, it is set aside under a name with its offset in the stream, for a new one; and what was set
+    aside before is dropped. So at least half the cap is kept.
     """
-    pause, waited = 0.125, 0.0
-    while True:
-        now = iso_time(time.time())
-        try:
-            append_line(journal, dict(end, outcome=outcome, last_update=now), 0)
-            break
-        except OSError:
-            platform.drop_run_lock(lock)
-            if told:
-                report(told)
-                let_go(2)  # the job's lock
-                told = ""
-            if waited > RETRY_SECONDS:
-                return
-            time.sleep(pause)
-            waited += pause
-            pause = min(2 * pause, 32.0)
-    try:
-        os.fsync(journal)
-    except OSError:
-        pass  # the file system cannot; there is nothing safer to do
-    platform.sync_directories(directory)  # a new file is safe when its directory is too
-    try:
-        append_line(journal, {"status": outcome, "last_update": now}, 0)
-    except OSError:
-        pass  # the facts say the same, once the lock is free
 
+    def __init__(self, path: bytes, cap: int) -> None:
+        self.path, self.full = path, cap // 2
+        self.fd = open_log(path)
+        self.offset = self.dropped = 0
+        self.aside, self.aside_size = b"", 0
+        self.pipe, self.writing = os.pipe()
 
-def open_log(directory: "Any", name: str) -> int:
-    return platform.open(directory + b"/%s.log" % name.encode(), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-
-def put(directory: "Any", streams: "List[Dict[str, Any]]", stream: "Dict[str, Any]", part: bytes, cap: int) -> int:
-    """Write output to the log files, which together hold at most `cap` bytes; return how many bytes it cost.
-
-    A stream is its current file, and the older ones, each with its offset in the stream as its name says.
-    What the disk refuses to take is lost, as it would be to a command that writes by itself and goes on.
-    """
-    lost = 0
-    while part:
-        full = sum([piece["size"] for each in streams for piece in each["pieces"]]) + len(part) > cap
-        try:
-            if not full:
-                piece = stream["pieces"][-1]
-                if stream["fd"] is not None:
-                    piece["size"] = os.fstat(stream["fd"]).st_size  # somebody may have cut it
-                if piece["size"] and piece["size"] + len(part) > cap // 8:
-                    name = directory + b"/" + stream["name"].encode()
-                    try:
-                        os.rename(name + b".log", b"%s.%015d.log" % (name, piece["offset"]))
-                        os.close(stream["fd"])
-                        piece = {"offset": piece["offset"] + piece["size"], "size": 0}
-                        stream.update(fd=None, pieces=stream["pieces"] + [piece])
-                    except PermissionError:
-                        pass  # on Windows, while a reader has it open: it grows on
-                if stream["fd"] is None:
-                    stream["fd"] = open_log(directory, stream["name"])
-                written = os.write(stream["fd"], part)
-                piece["size"] += written
-                part = part[written:]
-        except OSError as error:
-            full = error.errno in (28, 69, 122)  # ENOSPC, EDQUOT (BSD, Linux): what is old makes room for what is new
-            if not full or all([len(each["pieces"]) < 2 for each in streams]):
-                return lost + len(part)
-        if full:
-            older = [each for each in streams if len(each["pieces"]) > 1]
-            if not older:
-                return lost + len(part)
-            each = max(older, key=lambda each: sum([piece["size"] for piece in each["pieces"]]))
-            piece = each["pieces"].pop(0)
+    def empty_pipe(self) -> bool:
+        """Move what is in the pipe to the files; return False where nobody is left who could write to it."""
+        part = os.read(self.pipe, 65536)
+        ended = not part
+        while part:
             try:
-                os.unlink(directory + b"/%s.%015d.log" % (each["name"].encode(), piece["offset"]))
-            except OSError:
-                pass  # on Windows, while a reader has it open
-            lost += piece["size"]
-    return lost
+                part = part[self.write(part):]
+            except OSError as error:
+                # What the disk refuses is dropped, as it is by a command that writes by itself and goes on; but if
+                # the disk is full, what is old makes room for what is new.
+                if error.errno not in SHORTAGES or not self.drop_aside():
+                    self.dropped += len(part)
+                    break
+        return not ended
 
+    def write(self, part: bytes) -> int:
+        """Write output to the newest file, as far as that has room; return how many bytes."""
+        if self.fd < 0:
+            self.fd = open_log(self.path)
+        size = os.fstat(self.fd).st_size  # somebody may have cut it
+        if size >= self.full:
+            self.set_aside(size)
+            size = os.fstat(self.fd).st_size
+        return os.write(self.fd, part[:self.full - size] if size < self.full else part)
 
-def open_streams(directory: "Any", names: "List[str]") -> "Tuple[List[Dict[str, Any]], int]":
-    """Return the streams for `put`, as far as they have come, and how many bytes of them were dropped."""
-    streams: "List[Dict[str, Any]]" = []
-    dropped, files = 0, [name.decode() for name in os.listdir(directory)]
-    for name in names:
-        pieces = []
-        offset = 0
-        for old in sorted([old for old in files if old[:len(name) + 1] == name + "."]):
-            size = os.stat(directory + b"/" + old.encode()).st_size
-            number = old[len(name) + 1:-4]
-            if number.isdigit():
-                offset = int(number)
-                pieces.append({"offset": offset, "size": size})
-                offset += size
-        log = open_log(directory, name)
-        pieces.append({"offset": offset, "size": os.fstat(log).st_size})
-        dropped += pieces[0]["offset"]
-        streams.append({"name": name, "fd": log, "pieces": pieces})
-    return streams, dropped
-
-
-def pump_logs(directory: "Any", pipes: "List[Tuple[str, int]]", cap: int, ask: int, answer: int) -> None:
-    """Move output from pipes to log files until nobody is left who could write; answer when asked what was dropped.
-
-    Only for `max_log`. It is a process of its own, and the monitor holds the pipes open too: so whichever
-    of the two is killed, the command does not die of a broken pipe.
-    """
-    streams, dropped = open_streams(directory, [name for name, _ in pipes])
-    by_fd = dict(zip([fd for _, fd in pipes], streams))
-    for fd in by_fd:
-        os.set_blocking(fd, False)
-    most = min(65536, cap // 8)
-    live = [ask, *by_fd]
-    while live:
-        asked = False
-        for fd in platform.ready(live, [], 86400.0):
-            if fd == ask:
-                asked = bool(os.read(ask, 1))
-                ended = not asked
-            else:
-                part = os.read(fd, most)
-                ended = not part
-                dropped += put(directory, streams, by_fd[fd], part, cap)
-            if ended:
-                live.remove(fd)
-        if asked:  # the command has ended: all it wrote is in the pipes, and that is no more than they hold
-            for fd in by_fd:
-                room = 1 << 20
-                while room > 0 and fd in live:
-                    try:
-                        part = os.read(fd, most)
-                    except BlockingIOError:
-                        break
-                    if not part:
-                        break
-                    dropped += put(directory, streams, by_fd[fd], part, cap)
-                    room -= len(part)
-            os.write(answer, b"%d" % dropped)
-
-
-def pump_pipe(directory: "Any", streams: "List[Dict[str, Any]]", number: int, fd: int, cap: int,
-              state: "Dict[str, Any]") -> None:
-    """Move output from one pipe to its log, in a thread; when asked, say when it is all there (see answer_for)."""
-    told, held, part = False, b"", b"-"
-    while part:
+    def set_aside(self, size: int) -> None:
+        """Begin a new file. Where the full one cannot be renamed, it grows on: on Windows, a reader has it open."""
+        aside = b"%s.%015d.log" % (self.path, self.offset)
         try:
-            part = os.read(fd, min(65536, cap // 8))
+            os.rename(self.path + b".log", aside)
         except OSError:
-            part = b""  # nobody is left who could write
-        held += part
-        found = state["marker"] in held
-        if told or found or not part or not state["asked"]:
-            with state["lock"]:
-                state["dropped"] += put(directory, streams, streams[number],
-                                        held.replace(state["marker"], b"") if found else held, cap)
-            held = b""
-            if not told and (found or not part):
-                told = True
-                state["told"][number].release()
-    state["ended"][number].release()
+            pass
+        else:
+            self.drop_aside()
+            self.aside, self.aside_size = aside, size
+            self.offset += size
+        os.close(self.fd)
+        self.fd = -1
+        self.fd = open_log(self.path)
 
-
-def answer_for(writers: "List[int]", ask: int, answer: int, state: "Dict[str, Any]") -> None:
-    """Answer once for the threads: a marker in each pipe tells when all that came before it is in the logs."""
-    if os.read(ask, 1):
-        state["asked"] = True
-        for fd in writers:
-            os.write(fd, state["marker"])
-            os.close(fd)
-        for told in state["told"]:
-            told.acquire()
-        os.write(answer, b"%d" % state["dropped"])
-
-
-def start_pump(order: "Dict[str, Any]", directory: "Any", pipes: "List[Tuple[str, int]]",
-               strays: "Sequence[int]") -> "Tuple[int, int, int]":
-    """Fork the process that moves output to capped logs; return its pid, where to ask it and where it answers."""
-    ask, asking = os.pipe()
-    answering, answer = os.pipe()
-    if not hasattr(os, "fork"):  # Windows: threads, and who kills the monitor breaks the command's pipes
-        from _thread import allocate_lock, start_new_thread
-        state: "Dict[str, Any]" = {"lock": allocate_lock(), "dropped": 0, "asked": False, "marker": os.urandom(32),
-                                   "told": [allocate_lock() for _ in pipes], "ended": [allocate_lock() for _ in pipes]}
-        streams, _ = open_streams(directory, [name for name, _ in pipes])
-        for number, (_, fd) in enumerate(pipes):
-            state["told"][number].acquire()
-            state["ended"][number].acquire()
-            start_new_thread(pump_pipe, (directory, streams, number, fd, order["max_log"], state))
-        start_new_thread(answer_for, ([os.dup(fd) for fd in strays], ask, answer, state))
-        order["pumps"] = state["ended"]
-        return -1, asking, answering
-    pid = os.fork()
-    if not pid:
+    def drop_aside(self) -> bool:
+        """Delete the file that was set aside; return False if there is none, or it cannot be deleted."""
         try:
-            let_go(0, 1, 2)
-            for fd in (asking, answering, *strays):
-                os.close(fd)
-            pump_logs(directory, pipes, order["max_log"], ask, answer)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(ask)
-    os.close(answer)
-    return pid, asking, answering
-
-
-def ask_pump(pump: "List[Any]", order: "Dict[str, Any]", directory: "Any") -> "Optional[int]":
-    """Wait until all output of the ended command is in its logs; return how many bytes were dropped."""
-    for _ in range(3):
-        _, asking, answering = pump[0]
-        try:
-            os.write(asking, b"?")
+            os.unlink(self.aside)
         except OSError:
-            pass  # it was killed; reading says so too
-        number = os.read(answering, 64)
-        os.close(asking)
-        os.close(answering)
-        if number:
-            return int(number)
-        pump[0] = start_pump(order, directory, pump[1], ())
-    return None
-
-
-def start_command(order: "Dict[str, Any]", directory: "Any", journal: int, lock: int, pump: "List[Any]",
-                  ) -> "Optional[Tuple[Run, Tuple[Any, ...], float]]":
-    """Execute the command; return the run's processes, what await_child needs and our clock; None if that fails."""
-    names = ["stdout"] if order["merge"] else ["stdout", "stderr"]
-    if order["max_log"] is None:
-        outputs = [open_log(directory, name) for name in ("stdout", "stderr")]
-    else:
-        both = [os.pipe() for name in names]
-        outputs = [writing for _, writing in both]
-        pipes = list(zip(names, [reading for reading, _ in both]))
-        for name in ("stdout", "stderr"):
-            os.close(open_log(directory, name))  # before the pid is told: so what is missing later was taken away
-        pump += [start_pump(order, directory, pipes, outputs), pipes]
-    held = platform.hold_command(order, outputs[0], outputs[0 if order["merge"] else 1])
-    for fd in outputs:
-        os.close(fd)
-    pid = held[0]
-    began = time.monotonic()
-    now = iso_time(time.time())
-    run = (pid, platform.start_time(pid) or 0, platform.mark(pid), order["cookie"],
-           os.getpid(), platform.start_time(os.getpid()) or 0)
-    noted = False
-    if pid:
-        try:
-            append_line(journal, {"last_pid": pid, "pid_start": run[1], "pid_mark": run[2], "monitor_pid": run[4],
-                                  "monitor_start": run[5], "started_at": now, "started_clock": began,
-                                  "last_update": now}, 0)
-            noted = True
-            if order["spooled"]:
-                os.fsync(journal)  # or it could be queued again after a power cut, and run twice
-            if b'\n{"status":"failed_start"' in read_whole(journal):
-                raise OSError(0, "its launcher has given up waiting for it")
-        except OSError as error:
-            platform.forbid(held)  # rule 4: what is not in the journal must not run
-            if noted:
-                write_end(directory, journal, lock, "failed_start", {"error": error.strerror, "ended_at": now},
-                          "%d cannot start the command: %s" % (error.errno or 0, error))
-            raise
-    if order["spooled"]:
-        try:
-            os.unlink(order["spooled"])
-        except OSError:
-            pass  # the spool goes with the ticket
-    failing = platform.permit(held)
-    if not failing:
-        try:
-            append_line(journal, {"status": "running", "last_update": iso_time(time.time())}, END_ROOM)
-        except OSError:
-            pass  # a disk just full: the held lock and the pid in the journal say the same
-        return run, held, began
-    told = failing.decode("utf-8", "surrogateescape")
-    number, _, text = told.partition(" ")
-    end = {"errno": int(number), "error": text, "ended_at": iso_time(time.time())}
-    write_end(directory, journal, lock, "failed_start", end, told)
-    return None
-
-
-def await_command(run: "Run", held: "Tuple[Any, ...]", order: "Dict[str, Any]", directory: "Any",
-                  pump: "List[Any]") -> "Tuple[Ended, bool]":
-    """Wait for the end of the command; return how it ended, and whether it was out of time."""
-    timed_out, stopper = False, 0
-    result: "Optional[Ended]" = None
-    if order["timeout"] is not None:
-        platform.set_timer(order["timeout"])
-    while True:
-        ended = platform.await_child(held, order["timeout"] is not None and not timed_out)
-        if ended[0] == run[0]:
-            result = ended
-        elif ended[0] and ended[0] == stopper:
-            stopper = 0
-        if result and stopper <= 0:
-            return result, timed_out
-        if pump and ended[0] == pump[0][0] and ended[2]:
-            os.close(pump[0][1])
-            os.close(pump[0][2])
-            pump[0] = start_pump(order, directory, pump[1], ())
-        if not ended[0]:
-            timed_out = True
-            platform.set_timer(0.0)
-            # By a process of its own, so that we go on reaping: what forks and ends all the time would use up the pids.
-            try:
-                stopper = os.fork()
-            except (OSError, AttributeError):
-                stopper = -1
-            if stopper <= 0:
-                try:
-                    platform.end_trees([(run, {})], signal.SIGTERM, order["grace"])
-                finally:
-                    if stopper == 0:
-                        os._exit(0)
-
-
-def left_behind(order: "Dict[str, Any]") -> "List[List[Any]]":
-    """Return [pid, start time] of the run's processes that we have adopted; monitors of other runs are none."""
-    pairs: "List[List[Any]]" = []
-    for _ in range(20):  # what forks and ends quickly may be gone before we have its start time, and its child be there
-        pairs = [[pid, platform.start_time(pid)] for pid in platform.adopted()]
-        if None not in [start for _, start in pairs]:
-            break
-    return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", order["cookie"])]
-
-
-def outlast(order: "Dict[str, Any]") -> None:
-    """Be the parent of what the run has left behind until the last of it has ended."""
-    while left_behind(order):
-        platform.await_adopted()
+            return False
+        self.dropped += self.aside_size
+        return True
 
 
 def start_next(order: "Dict[str, Any]") -> None:
@@ -3759,79 +3494,262 @@ def start_next(order: "Dict[str, Any]") -> None:
         pass  # nothing waits; or whoever asks next starts it
 
 
-def monitor_run(order: "Dict[str, Any]") -> None:
-    if order["umask"] is not None:
-        os.umask(order["umask"])
-    directory = order["directory"]
-    lock = platform.take_run_lock(directory + b"/lock")  # rule 3
-    journal = platform.open(directory + b"/journal.jsonl", os.O_RDWR | os.O_APPEND, 0)
-    if any([line[:12] == b'{"last_pid":' and line[-1:] == b"}" for line in read_whole(journal).split(b"\n")[:-1]]):
-        raise OSError(0, "another monitor has done so")  # we were so slow to come here that it was queued again
-    platform.adopt_orphans(order["cookie"])
+class Monitor:
+    """The parent of one command, in a process of its own. Its `order` says what to execute, and how."""
 
-    pump: "List[Any]" = []  # with max_log: (its pid, where to ask it, where it answers), the pipes
-    command = start_command(order, directory, journal, lock, pump)
-    if command is None:
-        report("")
-        start_next(order)
-        os._exit(0)
-    let_go(2)  # the job's lock (rule 1): the outcome of the start is in the journal
-    report("")
-    let_go(0)
-    os.chdir("/")  # so as not to keep the launcher's file system busy
-    run, held, began = command
-    (_, exit_code, killer, usage), timed_out = await_command(run, held, order, directory, pump)
-    took = time.monotonic() - began
-    now = iso_time(time.time())
+    def __init__(self, order: "Dict[str, Any]") -> None:
+        self.order, self.path = order, order["directory"]
+        self.logs: "List[CappedLog]" = []  # with max_log
+        self.pipes: "Dict[int, CappedLog]" = {}  # those of them to which somebody may still write
+        self.held: "Any" = None  # what await_child needs of the command, until that has ended
+        self.timed_out = False
 
-    end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": signal_name(killer) if killer else None, "error": None,
-                             "ended_at": now, "duration": round(took, 3)}
-    if usage:
-        end.update(cpu_seconds=round(usage[0], 3), max_rss_kb=usage[1])
-    if pump:
-        end["dropped_bytes"] = ask_pump(pump, order, directory)
-    stopped = was_asked_to_stop(journal)
-    if stopped:
-        outlast(order)  # nothing is called stopped while anything of it still runs
-    left = left_behind(order)
-    if left:
-        end["left_behind"] = left
-    outcome = "failed"
-    if timed_out:
-        end["error"] = "timeout: it still ran after %g s" % order["timeout"]
-    elif stopped:
-        outcome = "stopped"
-    elif exit_code == 0:
-        outcome = "finished"
-    elif exit_code in (126, 127) and took < order["shell_startsecs"]:
-        outcome = "failed_start"
-        end["error"] = "the shell could not execute it (exit code %d); see stderr.log" % exit_code
-    elif killer:
-        end["error"] = "killed by " + signal_name(killer)
-    else:
-        end["error"] = "exit code %s" % exit_code
-    write_end(directory, journal, lock, outcome, end, "")
-    platform.drop_run_lock(lock)
-    start_next(order)
-    # What has left its session and scrubbed its environment is found by stop as long as we are its parent.
-    outlast(order)
-    for ended in order.get("pumps", ()):
-        ended.acquire()
-    os._exit(0)
+    def main(self) -> None:
+        """Be the monitor, from the first moment to the last; never returns."""
+        try:
+            platform.begin_monitor()
+            self.take_over()
+            failing = self.start_command()
+            if failing:
+                self.write_failed_start(failing)
+            let_go(JOB_LOCK)  # rule 1: the outcome of the start is in the journal
+            report("")
+            if not failing:
+                self.accompany()
+            start_next(self.order)
+            # What has left its session and scrubbed its environment is found by stop as long as we are its parent.
+            while self.left_behind() or self.pipes:
+                self.wait()
+            os._exit(0)
+        except BaseException as error:
+            number = 12 if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0  # ENOMEM
+            path = getattr(error, "filename", None)
+            if isinstance(path, bytes):
+                error.filename = path.decode("utf-8", "surrogateescape")  # type: ignore[attr-defined]
+            report("%d cannot start the command: %s" % (number, error))
+        os._exit(1)  # without start_next: what has failed for want of something would be tried again at once, for ever
 
+    # The start
 
-def monitor_main(order: "Dict[str, Any]") -> None:
-    """Be the monitor, from the first moment to the last; never returns."""
-    try:
-        platform.begin_monitor()
-        monitor_run(order)
-    except BaseException as error:
-        number = 12 if isinstance(error, MemoryError) else getattr(error, "errno", 0) or 0  # ENOMEM
-        path = getattr(error, "filename", None)
-        if isinstance(path, bytes):
-            error.filename = path.decode("utf-8", "surrogateescape")  # type: ignore[attr-defined]
-        report("%d cannot start the command: %s" % (number, error))
-    os._exit(1)  # without start_next: what has failed for want of something would be tried again at once, for ever
+    def take_over(self) -> None:
+        """Take the run's lock, and see that the run is still to be started."""
+        if self.order["umask"] is not None:
+            os.umask(self.order["umask"])
+        self.lock = platform.take_run_lock(self.path + b"/lock")  # rule 3
+        self.journal = platform.open(self.path + b"/journal.jsonl", os.O_RDWR | os.O_APPEND)
+        for line in read_whole(self.journal).split(b"\n")[:-1]:
+            if line[:12] == b'{"last_pid":' and line[-1:] == b"}":
+                raise OSError(0, "another monitor has done so")  # we were so slow that it was queued again
+        platform.adopt_orphans(self.order["cookie"])
+
+    def open_outputs(self) -> "List[int]":
+        """Return what the command shall have as its stdout and as its stderr."""
+        paths = [self.path + b"/stdout", self.path + b"/stderr"]
+        merge, cap = self.order["merge"], self.order["max_log"]
+        if cap is None:
+            outputs = [open_log(path) for path in paths]
+        elif merge:
+            os.close(open_log(paths.pop()))
+            self.logs = [CappedLog(paths[0], cap)]
+        else:
+            self.logs = [CappedLog(path, cap // 2) for path in paths]
+        if cap is not None:
+            self.pipes = {log.pipe: log for log in self.logs}
+            outputs = [log.writing for log in self.logs]
+        return outputs
+
+    def start_command(self) -> str:
+        """Make the command's process, and let it execute when its pid is in the journal (rule 4).
+
+        Return "", or why it cannot execute: an error number, a blank and words.
+        """
+        outputs = self.open_outputs()
+        self.held = platform.hold_command(self.order, outputs[0], outputs[0 if self.order["merge"] else -1])
+        for fd in outputs:
+            os.close(fd)
+        self.began = time.monotonic()
+        pid, me = self.held[0], os.getpid()
+        self.run = (pid, platform.start_time(pid) or 0, platform.mark(pid), self.order["cookie"],
+                    me, platform.start_time(me) or 0)
+        failing = ""
+        if pid:
+            try:
+                now = iso_time(time.time())
+                append_line(self.journal, {
+                    "last_pid": pid, "pid_start": self.run[1], "pid_mark": self.run[2], "monitor_pid": me,
+                    "monitor_start": self.run[5], "started_at": now, "started_clock": self.began, "last_update": now}, 0)
+            except OSError:
+                platform.forbid(self.held)
+                raise
+            failing = self.why_forbidden()
+        if failing:
+            platform.forbid(self.held)
+            return failing
+        if self.order["spooled"]:
+            try:
+                os.unlink(self.order["spooled"])
+            except OSError:
+                pass  # the spool goes with the ticket
+        failing = platform.permit(self.held).decode("utf-8", "surrogateescape")
+        if not failing:
+            self.note({"status": RUNNING}, END_ROOM)  # where that fails, the held lock and the pid say the same
+        return failing
+
+    def why_forbidden(self) -> str:
+        """Return why the command must not execute, although its pid is in the journal; "" if it may."""
+        try:
+            if self.order["spooled"]:
+                os.fsync(self.journal)  # or it could be queued again after a power cut, and run twice
+            if b'\n{"status":"failed_start"' not in read_whole(self.journal):
+                return ""
+            return "0 cannot start the command: its launcher has given up waiting for it"
+        except OSError as error:
+            return "%d cannot start the command: %s" % (error.errno or 0, error.strerror)
+
+    def write_failed_start(self, failing: str) -> None:
+        self.held = None
+        number, _, text = failing.partition(" ")
+        self.write_end(FAILED_START, {"errno": int(number) or None, "error": text, "ended_at": iso_time(time.time())},
+                       failing)
+
+    # Its end
+
+    def accompany(self) -> None:
+        """Wait for the end of the command, and write it down."""
+        let_go(ORDER)
+        os.chdir("/")  # so as not to keep the launcher's file system busy
+        _, exit_code, killer, usage = self.await_command()
+        took = time.monotonic() - self.began
+        end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": signal_name(killer) if killer else None,
+                                 "ended_at": iso_time(time.time()), "duration": round(took, 3)}
+        if usage:
+            end.update(cpu_seconds=round(usage[0], 3), max_rss_kb=usage[1])
+        if self.logs:
+            for _ in range(16):  # what it has written is in the pipes, and no pipe holds more than 1 MiB
+                self.wait(0.0)
+            end["dropped_bytes"] = sum([log.dropped for log in self.logs])
+
+        stopped = self.was_asked_to_stop()
+        while stopped and self.left_behind():
+            self.wait()  # nothing is called stopped while anything of it still runs
+        left = self.left_behind()
+        if left:
+            end["left_behind"] = left
+        outcome, end["error"] = self.outcome(exit_code, killer, took, stopped)
+        self.write_end(outcome, end, "")
+
+    def await_command(self) -> "Ended":
+        """Wait for the end of the command, and end its tree when it is out of time; return how it ended."""
+        timeout = self.order["timeout"]
+        deadline = float("inf") if timeout is None else self.began + timeout
+        result: "Any" = None
+        stopper = 0
+        while not result or stopper:
+            ended = self.wait(deadline)
+            if ended and ended[0] == self.run[0]:
+                result, self.held = ended, None
+            elif ended and ended[0] == stopper:
+                stopper = 0
+            if not result and time.monotonic() >= deadline:
+                deadline, self.timed_out = float("inf"), True
+                stopper = self.end_tree()
+        return result  # type: ignore[no-any-return]
+
+    def end_tree(self) -> int:
+        """End all of the run; return the pid of the process that does it, 0 if it is done.
+
+        A process of its own, so that we go on reaping: what forks and ends all the time would use up the pids.
+        """
+        stopper = -1
+        try:
+            stopper = os.fork()
+        except (OSError, AttributeError):
+            pass
+        if stopper > 0:
+            return stopper
+        try:
+            # Its name is in quotes, so that `pack` finds it, and all that it needs, only where there is a timeout.
+            getattr(platform, "end_trees")([(self.run, {})], signal.SIGTERM, self.order["grace"])
+        finally:
+            if stopper == 0:
+                os._exit(0)
+        return 0
+
+    def wait(self, deadline: float = float("inf")) -> "Optional[Ended]":
+        """Wait for the end of a child, for output, or for the deadline; return how a child has ended.
+
+        Output is moved to its logs: while we wait for anything at all, no pipe may be full.
+        """
+        ended, ready = platform.await_child(self.held, list(self.pipes), deadline)
+        for pipe in ready:
+            if not self.pipes[pipe].empty_pipe():
+                os.close(pipe)
+                del self.pipes[pipe]
+        return ended
+
+    def left_behind(self) -> "List[List[Any]]":
+        """Return [pid, start time] of the run's processes that we have adopted; monitors of other runs are none."""
+        pairs: "List[List[Any]]" = []
+        for _ in range(20):  # what forks and ends quickly may be gone before we have its start time, its child be there
+            pairs = [[pid, platform.start_time(pid)] for pid in platform.adopted()]
+            if None not in [start for _, start in pairs]:
+                break
+        return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", self.order["cookie"])]
+
+    def was_asked_to_stop(self) -> bool:
+        """Tell whether the journal has a stop request."""
+        for _ in range(3):
+            try:
+                return b'\n{"status":"stopping"' in read_whole(self.journal)
+            except OSError:
+                pass  # a disk that fails once must not cost us the end
+        return False
+
+    def outcome(self, exit_code: "Optional[int]", killer: "Optional[int]", took: float, stopped: bool,
+                ) -> "Tuple[str, Optional[str]]":
+        """Return the status of a run whose command has ended so, and the error."""
+        if self.timed_out:
+            return FAILED, "timeout: it still ran after %g s" % self.order["timeout"]
+        if stopped:
+            return STOPPED, None
+        if exit_code == 0:
+            return FINISHED, None
+        if exit_code in (126, 127) and took < self.order["shell_startsecs"]:
+            return FAILED_START, "the shell could not execute it (exit code %d); see stderr.log" % exit_code
+        return FAILED, "killed by " + signal_name(killer) if killer else "exit code %s" % exit_code
+
+    def note(self, entry: "Dict[str, Any]", room: int = 0) -> bool:
+        """Append a line to the journal; return False if the disk refuses it."""
+        try:
+            append_line(self.journal, dict(entry, last_update=iso_time(time.time())), room)
+            return True
+        except OSError:
+            return False
+
+    def write_end(self, outcome: str, end: "Dict[str, Any]", told: str) -> None:
+        """Write the two lines of the end (rule 6), and free the run's lock.
+
+        Where the disk refuses them: free the lock, so that nobody takes for running what has ended, tell the launcher
+        `told` if it still waits, and try again for as long as that is of use to somebody.
+        """
+        last, pause = time.monotonic() + RETRY_SECONDS, 0.125
+        while not self.note(dict(end, outcome=outcome)):
+            platform.drop_run_lock(self.lock)
+            report(told)
+            let_go(JOB_LOCK)
+            next_try = time.monotonic() + pause
+            while time.monotonic() < next_try:
+                self.wait(next_try)
+            pause = min(2 * pause, 32.0)
+            if next_try > last:
+                return
+        try:
+            os.fsync(self.journal)
+        except OSError:
+            pass  # the file system cannot; there is nothing safer to do
+        platform.sync_directories(self.path)  # a new file is safe when its directory is too
+        self.note({"status": outcome})  # where that fails, the facts say the same, once the lock is free
+        platform.drop_run_lock(self.lock)
 
 
 def monitor_boot() -> None:
@@ -3848,18 +3766,21 @@ def monitor_boot() -> None:
         if not part:
             bare._exit(1)
         payload += part
-    parts, order = marshal.loads(payload)
+    packed, order = marshal.loads(payload)
+    parts = marshal.loads(packed)
     function: "Any" = type(lambda: 0)
-    for functions, names in parts:
+    for functions, names in parts.values():
         names.update({name: function(code, scope, name, defaults) for name, (code, defaults) in functions.items()})
-    scope.update(parts[0][1], time=time, signal=signal, platform=type("Platform", (), parts[1][1])())
-    scope["monitor_main"](order)
+    scope.update(parts.pop("")[1], time=time, signal=signal)
+    scope.update({name: type(name, (), names) for name, (_, names) in parts.items()})
+    scope["platform"] = scope["Platform"]()
+    scope["Monitor"](order).main()
 
 
-FUNCTION = type(monitor_main)
+FUNCTION = type(monitor_boot)
 VALUES = (bool, int, float, str, bytes, tuple)
 ROOMS = dict(globals())  # what a monitor may use of this file: this room and those above it
-packed: "Dict[Any, Any]" = {}
+packed: "Dict[Any, bytes]" = {}
 
 
 def names_in(code: "Any") -> "Set[str]":
@@ -3871,21 +3792,24 @@ def names_in(code: "Any") -> "Set[str]":
     return names
 
 
-def pack(system: "Type[Posix]") -> "Any":
-    """Return what a monitor needs of this file: [(functions, constants) of the module, the same of the platform's class].
+def pack(system: "Type[Posix]", timeout: bool) -> bytes:
+    """Return what a monitor needs of this file: {class: (functions, constants)}, marshalled; "" is the file itself.
 
     It is computed once, from the names in the code. What is an attribute of something else there may have the name of
     a function of ours: so a little more travels than is needed.
     """
-    if system in packed:
-        return packed[system]
-    scopes = (ROOMS, {name: getattr(system, name) for name in dir(system)})
-    parts: "Any" = [({}, {}) for _ in scopes]
-    names = ["monitor_main"]
+    import marshal
+    if (system, timeout) in packed:
+        return packed[system, timeout]
+    scopes = {"": ROOMS}
+    for name, kind in (("Monitor", Monitor), ("CappedLog", CappedLog), ("Platform", system)):
+        scopes[name] = {attribute: getattr(kind, attribute) for attribute in dir(kind)}
+    parts: "Any" = {name: ({}, {}) for name in scopes}
+    names = ["__init__", "main", "end_trees"][:3 if timeout else 2]
     found = set(names)
     for name in names:  # which grows
-        for scope, (functions, constants) in zip(scopes, parts):
-            value = scope.get(name)
+        for scope, (functions, constants) in parts.items():
+            value = scopes[scope].get(name)
             if isinstance(value, FUNCTION):
                 functions[name] = value.__code__, value.__defaults__
                 new = names_in(value.__code__) - found
@@ -3893,8 +3817,8 @@ def pack(system: "Type[Posix]") -> "Any":
                 names += new
             elif isinstance(value, VALUES):
                 constants[name] = value
-    packed[system] = parts
-    return parts
+    packed[system, timeout] = marshal.dumps(parts)
+    return packed[system, timeout]
 
 
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
@@ -3912,7 +3836,7 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
                   run_lock: str) -> bytes:
     """Start the monitor of a run; return its report (see Platform.start_monitor)."""
     import marshal
-    rest = marshal.dumps((pack(type(platform)), order))
+    rest = marshal.dumps((pack(type(platform), order["timeout"] is not None), order))
     boot = marshal.dumps(monitor_boot.__code__)
     # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
     # `boot` is smaller than PIPE_BUF, so it comes in one piece.
@@ -4397,7 +4321,8 @@ class Jobs:
         timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed; what it leaves
                    behind when it ends earlier is not limited
         merge      send its stderr to stdout.log too, in order
-        max_log    bytes that its logs may take together: the oldest output is dropped for the newest
+        max_log    bytes that its logs may take together, half of them each stream's: the oldest output is dropped
+                   for the newest. The monitor moves it then, so who kills that breaks the command's output
         queue      the name of a queue: it is started when its turn has come, first in, first out
         slots      how many jobs of that queue may run at once, from now on; 1 for a new queue
         after      ids of jobs whose newest runs must have ended, however, before it is started
