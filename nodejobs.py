@@ -5141,7 +5141,7 @@ ESCAPES = r"\033(\[[0-?]*[ -/]*[@-~]|[]PX^_][^\a\033\n]*(\a|\033\\)|[ -/]*[0-~])
 LIST_TITLES = "ID STATUS EXIT TIME STARTED COMMAND"
 QUEUE_TITLES = "QUEUE STATE SLOTS RUNNING WAITING"
 HISTORY_TITLES = "RUN STATUS EXIT TIME STARTED ERROR"
-NARROW = 12  # columns of a terminal, to which a table may cut an id, a status or a command
+NARROW = 12  # columns of a terminal, enough for any status
 COLOURS = {FINISHED: "32", FAILED: "31", FAILED_START: "31", LOST: "35", STOPPED: "33"}
 
 
@@ -5212,6 +5212,14 @@ def say_json(value: "Any") -> None:
         say(to_json(value))
 
 
+def say_json_of(records: "List[JobRecord]", several: bool) -> None:
+    """Print what came of one job, if it is known, or of several."""
+    if several:
+        say_json(records)
+    elif records:
+        say_json(records[0])
+
+
 def width_of(text: str) -> int:
     """Return how many columns a terminal needs for printable text."""
     if all(char < "\u0300" for char in text):
@@ -5224,8 +5232,8 @@ def cut(text: str, width: int) -> str:
     """Cut printable text to a number of columns, if it has more."""
     if width_of(text) <= width:
         return text
-    text = text[:width]
-    while width_of(text) >= width:
+    text = text[:max(width, 0)]
+    while text and width_of(text) >= width:
         text = text[:-1]
     return text + "~"
 
@@ -5301,20 +5309,19 @@ def row_of(record: JobRecord, first: str, last: str) -> "List[str]":
 
 
 def say_table(titles: str, rows: "List[List[str]]") -> None:
-    """Print a table, no wider than the terminal. Each of its first two columns takes at most a fifth of it."""
+    """Print a table, no wider than the terminal. Each of its first two columns takes a fifth of that, if need be."""
     room = terminal_width()
     cells = [titles.split()] + [[printable(cell) or "-" for cell in row] for row in rows]
-    widths = [max(map(width_of, column)) for column in zip(*cells)]
-    widths[:2] = [min(width, max(room // 5, NARROW)) for width in widths[:2]]
+    first, second, *others = [max(map(width_of, column)) for column in zip(*cells)]
+    most = max(room // 5, min(room // 3, NARROW))
+    first, second = min(first, most), min(second, most)
 
     for number, row in enumerate(cells):
-        parts = [fit(cell, width) for cell, width in zip(row, widths[:-1])] + row[-1:]
-        line = cut("  ".join(parts), room)
+        state = fit(row[1], second)
         if number:
-            begin = len(parts[0]) + 2
-            end = begin + len(parts[1])
-            line = line[:begin] + coloured(row[1].partition(",")[0], line[begin:end]) + line[end:]
-        say(line)
+            state = coloured(row[1].partition(",")[0], state)
+        rest = "  ".join(map(fit, row[2:], others)).rstrip()
+        say("  ".join([fit(row[0], first), state, cut(rest, room - first - second - 4)]))
 
 
 def usual_of(jobs: Jobs, record: JobRecord) -> "Optional[float]":
@@ -5478,8 +5485,8 @@ def wait_for(jobs: Jobs, records: "Sequence[JobRecord]", timeout: "Optional[floa
             sys.stdout.flush()
         if record.status in ACTIVE:
             complain("gave up after %s; %s goes on" % (human_seconds(timeout), record.self_id))
-    if as_json and (seen or several):
-        say_json(seen if several else seen[0])
+    if as_json:
+        say_json_of(seen, several)
     return code
 
 
@@ -5595,12 +5602,6 @@ def find(jobs: Jobs, options: "Any") -> "Any":
     return known(jobs.get_status(options.words[0], options.run), options.words[0], options.run, jobs.db_path)
 
 
-# Why a command that nobody stopped may have got a signal.
-SIGNAL_REASONS = {"SIGKILL": "somebody killed it, or the machine ran out of memory",
-                  "SIGSEGV": "it crashed: it used memory that is not its own", "SIGABRT": "it gave itself up",
-                  "SIGPIPE": "nobody read its output any more", "SIGTERM": "somebody asked it to end, not by `stop`"}
-
-
 def why_queued(jobs: Jobs, record: JobRecord) -> "Optional[str]":
     """Say what a queued job waits for, but for other jobs, which its state names."""
     queue = jobs.queues().get(record.queue)
@@ -5616,14 +5617,11 @@ def why_queued(jobs: Jobs, record: JobRecord) -> "Optional[str]":
 
 def why(jobs: Jobs, record: JobRecord) -> "Optional[str]":
     """Say in words why a job stands as it does; None if there is nothing to say."""
+    if record.status in (RUNNING, STOPPING) and record.monitored is False:
+        return "its monitor was killed, so its exit code will not be known"
     reason: "Optional[str]" = record.error
     if record.status == QUEUED and not reason:
         return why_queued(jobs, record)
-    if record.status in (RUNNING, STOPPING) and record.monitored is False:
-        return "its monitor was killed, so its exit code will not be known"
-    name = record.signal or signal_name(max((record.exit_code or 0) - EXIT_SIGNAL, 0))  # of a shell's child
-    if name in SIGNAL_REASONS and reason in ("killed by " + name, "exit code %s" % record.exit_code):
-        reason += " (%s: %s)" % (name, SIGNAL_REASONS[name])
     return reason
 
 
@@ -5641,19 +5639,17 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
         say_json(record)
         return 0
 
-    def fact(title: str, value: "Any") -> None:
-        if value is not None and value is not False:
-            say("  %-13s  %s" % (printable(title), printable(str(value))))
+    usual = usual_of(jobs, record)
+    left = [str(pid) for run in jobs.history(record.self_id) if run.ended for pid, _ in run.left_behind or ()]
+    facts: "Dict[str, Any]" = {"why": why(jobs, record), "progress": None if usual is None else progress(record, usual)}
+    for key in SHOWN + [key for key in record if key not in JobRecord.fields]:
+        facts[key] = record.get(key)
+    facts["left behind"] = ", ".join(left) or None  # `stop` ends it, whichever run it is of
 
     say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
-    fact("why", why(jobs, record))
-    usual = usual_of(jobs, record)
-    fact("progress", None if usual is None else progress(record, usual))
-    for key in SHOWN + [key for key in record if key not in JobRecord.fields]:
-        value = record.get(key)
-        fact(key.replace("_", " "), WRITERS[key](value) if key in WRITERS and value is not None else value)
-    left = [str(pid) for run in jobs.history(record.self_id) if run.ended for pid, _ in run.left_behind or ()]
-    fact("left behind", ", ".join(left) or None)  # `stop` ends it, whichever run it is of
+    for key, value in facts.items():
+        if value is not None and value is not False:
+            say("  %-13s  %s" % (printable(key.replace("_", " ")), printable(WRITERS.get(key, str)(value))))
     for number, line in enumerate(error_tail(record, max(terminal_width(without=519) - 19, 20))):
         say("  %-13s  | %s" % ("" if number else "last lines", line))
     return 0
@@ -5685,10 +5681,8 @@ def verb_list(jobs: Jobs, options: "Any") -> int:
             say(printable(record.self_id))
     elif records or options.n == 0:
         say_table(LIST_TITLES, [row_of(record, record.self_id, command_text(record.command)) for record in records])
-    elif filter_of(options):
-        complain("no such jobs in %s" % jobs.db_path)
     else:
-        complain("no jobs in %s yet; `run -- COMMAND` starts one" % jobs.db_path)
+        complain("no such jobs in %s; `run -- COMMAND` starts one" % jobs.db_path)
     return 0
 
 
@@ -5747,9 +5741,8 @@ def each(options: "Any", act: "Any", done: str = "") -> int:
         else:
             show(record, with_errors=False)
 
-    several = len(options.words) > 1
-    if options.json and (records or several):
-        say_json(records if several else records[0])
+    if options.json:
+        say_json_of(records, len(options.words) > 1)
     return code
 
 
@@ -5906,20 +5899,10 @@ def program_name() -> str:
 
 
 def entries(pairs: "Iterable[Tuple[str, str]]") -> str:
-    """Write titles, each with its text beside it, within 80 columns; where there is no room, below it."""
+    """Write titles, each with its text beside it, within 80 columns."""
     import textwrap
-    room = min(terminal_width(without=80), 80)
-    indent = 23 if room >= 60 else 6
-
-    lines = []
-    for title, text in pairs:
-        begin = ("  " + title).ljust(indent)
-        if begin[-1] != " ":
-            lines.append(begin)
-            begin = " " * indent
-        lines.append(textwrap.fill(text, room, initial_indent=begin, subsequent_indent=" " * indent,
-                                   break_on_hyphens=False))
-    return "\n".join(lines) + "\n"
+    return "".join([textwrap.fill(text, 80, initial_indent="  %-20s " % title, subsequent_indent=" " * 23,
+                                  break_on_hyphens=False) + "\n" for title, text in pairs])
 
 
 def option_help(options: "Sequence[Option]") -> str:
@@ -5963,9 +5946,10 @@ def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -
     # Ours, because argparse and getopt import regular expressions, gettext and more: on a small
     # machine they would cost every call more than all the rest.
     flags = {option[0]: option for option in known}
+    flags["-h"] = HELP
     found: "Any" = Options()
-    for option in known:
-        setattr(found, attribute(option[0]), option[3])
+    for flag, _, _, default, _ in known:
+        setattr(found, attribute(flag), default)
 
     others = []
     rest = iter(words)
@@ -5981,10 +5965,9 @@ def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -
         flag, equals, value = word.partition("=")
         if word[:2] != "--":
             flag, equals, value = word[:2], word[2:], word[2:]
-        flag = "--help" if flag == "-h" else flag
         if flag not in flags:
             raise SchemaError("there is no option %s%s" % (flag, did_you_mean(flag, flags)))
-        _, takes, read, default, _ = flags[flag]
+        flag, takes, read, default, _ = flags[flag]
         if equals and not takes:
             raise SchemaError("%s takes no value" % flag)
 
