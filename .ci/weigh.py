@@ -7,7 +7,7 @@ Exit status 1 where one of them is over its budget: the script is compiled anew 
 import ast
 import sys
 
-MOST = {"nodes": 57000, "nodes a line": 8.4, "nodes of a function": 800, "lines of a function": 100,
+MOST = {"nodes": 49000, "nodes a line": 7.95, "nodes of a function": 800, "lines of a function": 100,
         "lines of a class": 1200}
 
 
