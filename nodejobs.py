@@ -4861,7 +4861,9 @@ class Jobs:
             for job_id, directory in self.store.job_dirs():
                 try:
                     record = self.store.read_newest(job_id, directory)
-                except PermissionError as error:
+                except OSError as error:  # of one job; the others can be read
+                    if error.errno in TOO_FEW:
+                        raise
                     record = self.store.unreadable(job_id, directory, error)
                 if record is not None and (not wanted or wanted.matches(record)):
                     found[job_id] = record

@@ -1097,6 +1097,21 @@ def test_where_there_is_no_resource_module_all_but_the_memory_is_known(jobs, cli
     assert jobs.run("sleep 300", "a", timeout=0.1, startsecs=60).signal == "SIGTERM"
 
 
+def test_a_directory_that_the_disk_cannot_read_hides_no_other_job(jobs, cli, monkeypatch):
+    for job_id in "abc":
+        jobs.run("true", job_id, startsecs=60)
+    real = jobs.store.runs
+
+    def runs(directory):  # no disk that fails for one directory only can be had here
+        if directory == jobs.store.job_dir("b"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), directory)
+        return real(directory)
+    monkeypatch.setattr(jobs.store, "runs", runs)
+    listed = jobs.list_status()
+    assert [listed[job_id].status for job_id in "abc"] == ["finished", None, "finished"]
+    assert "Input/output error" in listed["b"].error
+
+
 def test_where_there_is_no_scanner_in_c_ours_reads_journals(jobs, monkeypatch):
     record = jobs.run(["sh", "-c", "exit 3", 'all of "\\/\b\n\x7f\u00e9\u4e2d\U0001f600'], "a", startsecs=60)
     monkeypatch.setitem(sys.modules, "_json", None)
