@@ -120,6 +120,7 @@ if TYPE_CHECKING:
                         Tuple, Type, Union)
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
+    Row = Tuple[int, int, int, int, bytes]  # a process' parent, group, session, start time, state
     Run = Tuple[int, int, int, bytes, int, int]  # the command's pid, start time, mark; cookie; the monitor's pid, start
     # How a process ended: pid, exit code or None, signal or None, its seconds of CPU and KiB of memory where known
     Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
@@ -769,7 +770,6 @@ class Posix:
     use nothing else of `os`, nor super().
     """
 
-    users: "Dict[int, str]" = {}
     monitor_os = "posix"      # the module that is a monitor's `os`
     python_name = "python3"   # as a user calls it
     store_mode = 0o700        # of a store that we make
@@ -793,10 +793,6 @@ class Posix:
         """Return when a process started, in a unit of the system's; None if it is gone or a zombie."""
         raise NotImplementedError
 
-    def processes(self) -> "Dict[int, Tuple[int, int, int, int]]":
-        """Return {pid: (parent, group, session, start)} of all that live; a zombie does not."""
-        raise NotImplementedError
-
     def cookie_of(self, pid: int) -> "Optional[bytes]":
         """Return a process' NODEJOBS_COOKIE, b"" if it has none, None if that cannot be read."""
         raise NotImplementedError
@@ -814,6 +810,17 @@ class Posix:
 
     def is_suspended(self, pid: int) -> "Optional[bool]":
         """Tell whether a signal has stopped that process; None if that cannot be known."""
+        raise NotImplementedError
+
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        """Return what still runs of a run that has ended: of what is `known`, and of what its monitor has adopted."""
+        raise NotImplementedError
+
+    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
+        """Ask the processes of runs to end, kill them after `grace` seconds; return each one's pids that outlived it.
+
+        With each run comes what is known of it; what else is found is added to that.
+        """
         raise NotImplementedError
 
     def tracer(self, pid: int) -> int:
@@ -879,10 +886,8 @@ class Posix:
     def user_name(self, uid: int) -> str:
         """Return the name of a user; the number where it has none."""
         try:
-            if uid not in self.users:  # it may be asked for over a network
-                import pwd
-                self.users[uid] = pwd.getpwuid(uid).pw_name
-            return self.users[uid]
+            import pwd
+            return pwd.getpwuid(uid).pw_name
         except (KeyError, ImportError, OSError):
             return str(uid)
 
@@ -906,34 +911,36 @@ class Posix:
     def is_own_home(self, path: str) -> bool:
         """Tell whether a directory, or where it is not there yet the one that it would be made in, is our user's."""
         home = os.path.realpath(os.path.expanduser("~"))
-        if os.path.realpath(path).startswith(home + SEP) and os.path.exists(home) and (
-                os.stat(home).st_uid != os.geteuid()):
-            return False
+        places = [home] if os.path.realpath(path).startswith(home + SEP) and os.path.exists(home) else []
         while not os.path.exists(path) and path != os.path.dirname(path):
             path = os.path.dirname(path)
-        return os.stat(path).st_uid == os.geteuid()
+        return all(os.stat(place).st_uid == os.geteuid() for place in places + [path])
 
     def take_lock(self, path: str, seconds: float) -> int:
         """Open and take the job's lock, which a monitor may inherit; -1 if others hold it for that long."""
         # flock(2) belongs to the open file, so two threads exclude each other and the monitor can
         # inherit it. It has no timed form; a start takes milliseconds, so there is nothing to tune.
-        import fcntl
         deadline = time.monotonic() + seconds
         fd = self.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # whoever may open it for reading can hold it for ever
+        taken = False
         try:
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return fd
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        break
-                    time.sleep(POLL_SECONDS)
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-        return -1
+            taken = self.flock(fd, shared=False)
+            while not taken and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+                taken = self.flock(fd, shared=False)
+        finally:
+            if not taken:
+                os.close(fd)
+        return fd if taken else -1
+
+    def flock(self, fd: int, shared: bool) -> bool:
+        """Take the job's lock; False if others hold it."""
+        import fcntl
+        try:
+            fcntl.flock(fd, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+            return True
+        except BlockingIOError:
+            return False
 
     def drop_lock(self, fd: int) -> None:
         """Drop the job's lock, also for those who inherited it."""
@@ -944,17 +951,15 @@ class Posix:
 
     def is_job_locked(self, path: str) -> bool:
         """Tell whether somebody holds the job's lock."""
-        import fcntl
         try:
             fd = self.open(path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(fd, fcntl.LOCK_UN)  # not by closing: see drop_lock
-            return False
-        except BlockingIOError:
-            return True
+            free = self.flock(fd, shared=True)
+            if free:
+                self.drop_lock(fd)
+            return not free
         finally:
             os.close(fd)
 
@@ -976,20 +981,24 @@ class Posix:
         """Open a descriptor that can be read when that process has ended; None if there is no such thing here."""
         return None
 
-    def await_gone(self, pid: int, lives: "Any", deadline: float) -> bool:
-        """Wait until a process no longer `lives`; False if it still does at the deadline."""
+    def await_gone(self, pid: int, lives: "Any", deadline: float, pause: float = 0.0) -> bool:
+        """Wait until a process no longer `lives`; False if it still does at the deadline.
+
+        With a `pause`, look again that often: it may have let go of what is asked for before it ends.
+        """
         watch = self.watch_process(pid)  # before we look whether it is the one, as a pid may change hands
-        pause = POLL_SECONDS
+        watched = [] if watch is None else [watch]
+        if not pause:
+            pause = 86400.0 if watched else POLL_SECONDS
         try:
             while lives():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                if watch is None:
-                    time.sleep(min(pause, left))
-                    pause = min(1.1 * pause, 0.1)
-                elif self.ready([watch], [], min(left + 0.001, 86400.0)):
+                if self.ready(watched, [], min(pause, left + 0.001)):
                     return True
+                if pause < 0.1:
+                    pause *= 1.1
             return True
         finally:
             if watch is not None:
@@ -1006,40 +1015,19 @@ class Posix:
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here.
 
-        It may return earlier, and does if it cannot know that the lock at that path is still the run's.
+        It may return earlier, and does after a second: the lock at that path may be another run's by then.
         """
-        watch = self.watch_process(run[4]) if run is not None else None
-        if run is None or watch is None:
-            deadline = min(deadline, time.monotonic() + 1.0)
-            while self.is_monitored(path) and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
-            return
-        # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
-        pause = POLL_SECONDS
-        try:
+        if run is not None:
+            # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
             self.await_command(run, deadline)
-            while self.is_monitored(path) and time.monotonic() < deadline:
-                if self.ready([watch], [], pause):
-                    time.sleep(POLL_SECONDS)  # or that pid is not its monitor's any more
-                    break
-                pause = min(1.1 * pause, 0.1)
-        finally:
-            os.close(watch)
+        deadline = min(deadline, time.monotonic() + 1.0)
+        self.await_gone(run[4] if run else 0, lambda: self.is_monitored(path), deadline, POLL_SECONDS)
 
-    def send_by_pid(self, pid: int, start: int, number: int) -> None:
-        try:
-            if self.start_time(pid) == start:
-                os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass
-
-    send = send_by_pid
-
-    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
+    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: bytes,
                       job_lock: int, run_lock: str) -> bytes:
         """Start a monitor, hand it the payload and the job's lock; return what it reports, b"" if it died.
 
-        The monitor finds the payload at descriptor 0, one write a part, reports on 1, and has the lock as 2.
+        The monitor finds the payload at descriptor 0, reports on 1, and has the lock as 2.
         """
         fds: "List[int]" = []
         pid = None
@@ -1050,8 +1038,18 @@ class Posix:
             self.ready([report], [feed], 0.0)  # what could fail must fail now, not when the monitor is there
             pid = self.spawn(argv, environment, [payload_end, report_end, job_lock])
             os.close(fds.pop())
-            self.feed(feed, report, payload)
-            return self.await_report(report, pid, run_lock)
+            os.set_blocking(feed, False)
+            while True:
+                # A monitor that reports before it has read all has failed. Its death shows as end of file, unless
+                # another thread forked the host while we had the writing end open: then that child holds it open too.
+                # So now and then look whether there is a monitor.
+                ready = self.ready([report], [feed] if payload else [], 3.0)
+                if report in ready:
+                    return os.read(report, 65536)
+                if ready:
+                    payload = payload[os.write(feed, payload):]  # a pipe holds 64 KiB; most payloads are less
+                elif self.start_time(pid) is None and not self.is_monitored(run_lock):
+                    return b""
         finally:
             # Our copy of the pipe's reading end was kept so that writing could not raise SIGPIPE, which
             # would kill a host that has set it back to its default.
@@ -1075,19 +1073,25 @@ class Posix:
             process.returncode = 0  # we wait for it by its pid; without this, Popen would warn that it still runs
             return process.pid
         # posix_spawn has no fork: nothing of the host is copied, and its threads do no harm. A descriptor
-        # that is a target itself (a host without stdin) is first moved out of the way.
+        # may be a target itself (of a host without stdin), so all are first moved out of the way.
+        import fcntl
         moved: "List[int]" = []
         try:
-            actions = []
-            for target, fd in enumerate(files):
-                while fd < 3:
-                    fd = os.dup(fd)
-                    moved.append(fd)
-                actions.append((os.POSIX_SPAWN_DUP2, fd, target))
+            for fd in files:
+                moved.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+            actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(moved)]
             return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsigmask=())
         finally:
             for fd in moved:
                 os.close(fd)
+
+    def set_signals(self, action: "Any") -> None:
+        """Have all signals ignored, or at their default."""
+        for number in range(1, signal.NSIG):
+            try:
+                signal.signal(number, action)
+            except (OSError, ValueError):
+                pass  # KILL, STOP and the C library's own
 
     def ready(self, reading: "List[int]", writing: "List[int]", seconds: float) -> "List[int]":
         """Wait so long for descriptors that can be read or written, or are at their end; return those."""
@@ -1105,213 +1109,20 @@ class Posix:
             poll.register(fd, select.POLLOUT)
         return [fd for fd, _ in poll.poll(seconds * 1000)]
 
-    def feed(self, fd: int, report: int, payload: "List[bytes]") -> None:
-        """Write the payload; stop where the monitor reports before it has read all: then it failed."""
-        os.set_blocking(fd, False)
-        for part in payload:
-            while part:
-                try:
-                    part = part[os.write(fd, part):]
-                except BlockingIOError:  # a pipe holds 64 KiB; most payloads are a tenth of that
-                    if report in self.ready([report], [fd], 86400.0):
-                        return
-
-    def await_report(self, fd: int, pid: int, run_lock: str) -> bytes:
-        """Read the monitor's report; b"" if it died without one."""
-        # Its death shows as end of file, unless another thread forked the host while we had the writing
-        # end open: then that child holds it open too. So now and then look whether there is a monitor.
-        while not self.ready([fd], [], 3.0):
-            if self.start_time(pid) is None and not self.is_monitored(run_lock):
-                return b""
-        return os.read(fd, 65536)
-
-    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
-        """Return the processes of a run; add to `groups` the process groups that are certainly the run's.
-
-        They are: the command, what is in its session or group, what carries the run's cookie, what its
-        monitor has adopted, what was `known` before, and all their descendants; less what carries
-        another run's cookie (a job started by a job is not its child), and less ourselves.
-        """
-        root, start, _, cookie, monitor, monitor_start = run
-        me = os.getpid()
-        table = self.processes()
-        # Whatever the run started is not older than its command.
-        cookies = {pid: self.cookie_of(pid) for pid, row in table.items() if row[3] >= start and pid != me}
-        mine = {pid for pid in cookies if cookies[pid] in (None, b"", cookie)}
-        alive = {pid for pid in mine if known.get(pid) == table[pid][3] or cookies[pid] == cookie}
-        if root in mine and self.is_command(run):
-            alive.add(root)
-        if table.get(monitor, (0, 0, 0, None))[3] == monitor_start:
-            alive |= {pid for pid in mine if table[pid][0] == monitor}
-        groups.update([table[pid][1] for pid in alive])
-        # The number of a session stays taken for as long as it has a member. With the command itself, or
-        # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
-        if any(root == pid or root in table[pid][1:3] for pid in alive):
-            alive |= {pid for pid in mine if root in table[pid][1:3]}
-        children: "Dict[int, List[int]]" = {}
-        for pid in mine:
-            children.setdefault(table[pid][0], []).append(pid)
-        found = [pid for pid in alive if pid in mine]
-        for pid in found:  # which grows: a process has one parent, so each is added once
-            found += [child for child in children.get(pid, ()) if child not in alive]
-        # Parents first: a shell that is asked before its child dies of the signal, and not of the child's end.
-        return {pid: table[pid][3] for pid in sorted(found, key=lambda pid: (table[pid][3], pid))}
-
-    def group_lives(self, run: "Run") -> bool:
-        """Tell whether the command's process group has a member (a zombie is one, too)."""
-        try:
-            os.killpg(run[0], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass
-        return self.start_time(run[0]) in (None, run[1])
-
-    def look(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
-        """Return the tree and note it in `known`; look again where the kernel knows of more than /proc has shown.
-
-        What forks and ends, over and over, can slip through a look, but not out of its process group. A few
-        times only: a zombie that nobody waits for yet keeps the group as well.
-        """
-        members: "Members" = {}
-        for _ in range(8):
-            members = self.tree(run, known, groups)
-            known.update(members)
-            if members or not self.group_lives(run):
-                break
-            time.sleep(POLL_SECONDS / 4)
-        return members
-
-    def kill_group(self, run: "Run", groups: "Set[int]") -> None:
-        """Kill the command's group, if it is certainly the run's: nothing can outrun that.
-
-        The kernel signals all of a group at once, and a fork fails where a signal is pending.
-        """
-        if run[0] in groups and run[0] != os.getpgrp() and self.group_lives(run):
-            try:
-                os.killpg(run[0], signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
-
-    def hunt(self, run: "Run", groups: "Set[int]") -> "List[int]":
-        """Kill what forks and ends so fast that no look has seen it; return the pids that are left.
-
-        In a chain of such processes, each in a session of its own, the oldest is always a child of the
-        monitor, which has adopted it. There it is caught in the end, before it has forked.
-        """
-        _, _, _, cookie, monitor, monitor_start = run
-        others = {os.getpid()}
-        last = time.monotonic() + KILL_SECONDS
-        while self.start_time(monitor) == monitor_start:
-            seen = set(self.children(monitor)) - others
-            left = []
-            for pid in seen:
-                start = self.start_time(pid)
-                if start is None:
-                    continue  # a zombie, or a link of a chain that has just ended
-                if self.cookie_of(pid) not in (None, b"", cookie):
-                    others.add(pid)  # the monitor of a job that this one has started
-                    continue
-                left.append(pid)
-                self.send(pid, start, signal.SIGKILL)
-                try:
-                    groups.add(os.getpgid(pid))
-                    self.kill_group(run, groups)
-                except ProcessLookupError:
-                    pass
-            if time.monotonic() > last:
-                return left
-            if not left and seen.issuperset(set(self.children(monitor)) - others):
-                break
-            time.sleep(POLL_SECONDS / 100)
-        return []
-
-    def remaining(self, run: "Run", known: "Members") -> "Members":
-        """Return what still runs of a run that has ended: of what is `known`, and of what its monitor has adopted."""
-        _, _, _, cookie, monitor, monitor_start = run
-        found = {pid: start for pid, start in known.items() if start is not None and self.start_time(pid) == start}
-        if self.start_time(monitor) == monitor_start:
-            for pid in self.children(monitor):
-                start = self.start_time(pid)
-                if start is not None and self.cookie_of(pid) in (None, b"", cookie):  # no monitor of another run
-                    found[pid] = start
-        return found
-
-    def look_at_all(self, runs: "Sequence[Tuple[Run, Members]]", groups: "List[Set[int]]") -> "Members":
-        """Return the trees of all these runs in one."""
-        members: "Members" = {}
-        for (run, known), own in zip(runs, groups):
-            members.update(self.look(run, known, own))
-        return members
-
-    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
-        """Ask the processes of runs to end, kill them after `grace` seconds; return each one's pids that outlived it.
-
-        With each run comes what is known of it; what else is found is added to that.
-        """
-        asked: "Members" = {}
-        groups: "List[Set[int]]" = [set() for _ in runs]
-        deadline = time.monotonic() + grace
-        members = self.look_at_all(runs, groups)
-        while members:
-            for pid in members:
-                if asked.get(pid) != members[pid]:
-                    self.send(pid, members[pid], number)
-                    self.send(pid, members[pid], signal.SIGCONT)  # a suspended one hears nothing else
-            asked.update(members)
-            for pid in members:
-                self.await_end(pid, members[pid], deadline)
-            if time.monotonic() >= deadline:
-                break
-            members = self.look_at_all(runs, groups)
-        last = time.monotonic() + KILL_SECONDS
-        while members and time.monotonic() < last:
-            # Frozen first: what cannot run cannot fork, so a look that finds nothing new has found all.
-            frozen: "Members" = {}
-            while members != frozen and time.monotonic() < last:
-                for pid in members:
-                    if pid not in frozen:
-                        self.send(pid, members[pid], signal.SIGSTOP)
-                frozen = members
-                members = self.look_at_all(runs, groups)
-            for pid in members:
-                self.send(pid, members[pid], signal.SIGKILL)
-            for (run, _), own in zip(runs, groups):
-                self.kill_group(run, own)
-            for pid in members:
-                self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
-            members = self.look_at_all(runs, groups)
-        left = []
-        for (run, known), own in zip(runs, groups):
-            outlived = sorted(self.look(run, known, own)) if members else []
-            self.kill_group(run, own)
-            left.append(outlived or self.hunt(run, own))
-        return left
-
     def begin_monitor(self) -> None:
         """Part from the launcher: be a process that nobody has to wait for, and that nothing but SIGKILL ends."""
         if os.fork():
             os._exit(0)  # so that the host program keeps no child, hence no zombie
         os.setsid()
         # When a machine shuts down, it lives to record how its command died.
-        for number in range(1, signal.NSIG):
-            try:
-                signal.signal(number, signal.SIG_IGN)
-            except (OSError, ValueError):
-                pass  # KILL, STOP and the C library's own
+        self.set_signals(signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # What the host program left inheritable: the command must not hold the host's files open.
         try:
-            fds = [int(name) for name in os.listdir("/proc/self/fd")]
+            last = max([int(name) for name in os.listdir("/proc/self/fd")])
         except OSError:
-            fds = []
-            os.closerange(3, max(256, min(os.sysconf("SC_OPEN_MAX"), 65536)))
-        for fd in fds:
-            if fd > 2:
-                try:
-                    os.close(fd)
-                except OSError:
-                    pass
+            last = max(256, min(os.sysconf("SC_OPEN_MAX"), 65536))
+        os.closerange(3, last + 1)
         # The end of a child writes a byte to this pipe, at any moment: so it can be waited for together with others.
         self.wakeup, waking = os.pipe()
         os.set_blocking(waking, False)
@@ -1331,13 +1142,11 @@ class Posix:
         """Return the size of the blocks that a file's disk gives out."""
         return os.fstatvfs(fd).f_frsize
 
-    def sync_directories(self, path: "Any") -> None:
+    def sync_directories(self, path: bytes) -> None:
         """Make it last that a new file is in a run's directory, where the system can do that."""
-        parents = (path, path + b"/..", path + b"/../..") if isinstance(path, bytes) else (
-            path, path + "/..", path + "/../..")
-        for each in parents:
+        for up in (b"", b"/..", b"/../.."):
             try:
-                fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(path + up, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue
             try:
@@ -1345,7 +1154,7 @@ class Posix:
                 if os.uname().sysname == "Darwin":  # there fsync(2) leaves it in the disk's own cache
                     import fcntl
                     fcntl.fcntl(fd, 51)  # F_FULLFSYNC
-            except (ImportError, OSError):
+            except OSError:
                 pass  # the file system cannot, or may not; there is nothing safer to do
             finally:
                 os.close(fd)
@@ -1354,17 +1163,17 @@ class Posix:
         """From now on hold together what the command starts, also what its own parent leaves, where the system can."""
         pass
 
-    def call_library(self, name: str, words: "Tuple[int, ...]") -> None:
+    def call_library(self, name: str, *words: int) -> None:
         """Call a function of the C library with these words, if that can be done here; else orphans go to init."""
-        # The C half of ctypes costs 0.08 MB and half a millisecond, a tenth of the whole. Minimal Pythons lack it.
         ffi: "Any"
         try:
-            if "_rawffi" in __import__("sys").builtin_module_names:  # PyPy; its _ctypes is another, and costs 12 ms
-                ffi = __import__("_rawffi")
-                ffi.get_libc().ptr(name, ["L"] * len(words), "i")(*[ffi.Array("L")(1, [word]) for word in words])
-            else:
-                import _ctypes as ffi
+            # The C half of ctypes costs 0.08 MB and half a millisecond, a tenth of the whole. Minimal Pythons lack it.
+            import _ctypes as ffi
+            if hasattr(ffi, "call_function"):
                 ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), name), words)
+            else:  # PyPy
+                import ctypes
+                getattr(ctypes.CDLL(None), name)(*words)
         except Exception:
             pass
 
@@ -1386,63 +1195,69 @@ class Posix:
 
     def become_command(self, order: "Dict[str, Any]", files: "Tuple[int, ...]", go: int, failed: int) -> "NoReturn":
         """Turn the forked child into the command; on failure say the error number and words on `failed`."""
-        what, hint = b"prepare the command", b""
+        what = b"prepare the command"
         try:
             os.setsid()
             for target, fd in enumerate(files):
                 os.dup2(fd, target)
             if os.read(go, 1) != b"!":
                 os._exit(127)
-            for number in range(1, signal.NSIG):
-                try:
-                    signal.signal(number, signal.SIG_DFL)
-                except (OSError, ValueError):
-                    pass  # KILL, STOP and the C library's own
+            self.set_signals(signal.SIG_DFL)
             if order["cwd"] is not None:
                 what = b"change to the working directory " + order["cwd"]
                 os.chdir(order["cwd"])
+            what = b"execute " + order["argv"][0]
             environment: "Dict[Any, Any]" = dict(os.environ)
             environment.setdefault(b"PYTHONUNBUFFERED", b"1")
             environment.update(order["environment"])
             environment = {key: value for key, value in environment.items() if value is not None}
-            what = b"execute " + order["argv"][0]
-            sought = b"/" not in order["argv"][0]
-            problem = None
-            for program in order["programs"]:
-                try:
-                    os.execve(program, order["argv"], environment)
-                except OSError as error:
-                    # As a shell: a directory on PATH is no program, nor is what cannot be seen there.
-                    denied, mode = isinstance(error, PermissionError), 0
-                    try:
-                        mode = os.stat(program).st_mode
-                    except OSError as unseen:
-                        if sought and isinstance(unseen, (FileNotFoundError, NotADirectoryError, PermissionError)):
-                            continue
-                    is_directory = mode & 0o170000 == 0o040000
-                    if sought and is_directory:
-                        continue
-                    if problem is None or mode and not denied:
-                        problem, hint = error, b""
-                        if is_directory:
-                            hint = b" (it is a directory)"
-                        elif mode and denied and not os.access(program, os.X_OK):
-                            hint = b" (%s is there, but it is not executable: see chmod +x)" % program
-                        elif mode and (denied or isinstance(error, (FileNotFoundError, NotADirectoryError))):
-                            hint = b" (the file is there; the interpreter that it names is not, or may not be executed)"
-                        elif error.errno == 8:  # ENOEXEC; the errno module is one more that the monitor does not load
-                            hint = b" (a script needs a first line such as #!/bin/sh)"
-                    if mode and not denied:
-                        break  # as execvp: further along PATH only where it may not be executed
-            if problem is None:
-                hint = b" (it is nowhere on PATH)"
-                problem = FileNotFoundError(2, "")
-            raise problem
+            number, hint = self.execute(order["programs"], order["argv"], environment)
+            os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint))
         except OSError as error:
             number = error.errno or 0
-            os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint))
+            os.write(failed, b"%d cannot %s: %s" % (number, what, os.strerror(number).encode()))
         finally:
             os._exit(127)
+
+    def execute(self, programs: "List[bytes]", argv: "List[bytes]", environment: "Dict[bytes, bytes]",
+                ) -> "Tuple[int, bytes]":
+        """Execute the first of these programs that can be; where none can, return the error number and a hint.
+
+        As a shell and execvp do: a directory on PATH is no program, nor is what cannot be seen there, and the search
+        goes on past what may not be executed.
+        """
+        sought = b"/" not in argv[0]
+        number, hint = 0, b""
+        for program in programs:
+            try:
+                os.execve(program, argv, environment)
+            except OSError as error:
+                failure = error.errno or 0
+            try:
+                mode = os.stat(program).st_mode
+            except OSError:
+                mode = 0
+            if sought and mode & 0o170000 in (0, 0o040000) and failure in (2, 13, 20):  # ENOENT, EACCES, ENOTDIR
+                continue
+
+            if not number:
+                number, hint = failure, self.hint(program, mode, failure)
+            if mode and failure != 13:
+                break
+        return (number, hint) if number else (2, b" (it is nowhere on PATH)")
+
+    def hint(self, program: bytes, mode: int, number: int) -> bytes:
+        """Say what keeps a file from being executed, where the error number alone would mislead."""
+        # The errno module is one more that the monitor does not load.
+        if mode & 0o170000 == 0o040000:
+            return b" (it is a directory)"
+        if number == 8:  # ENOEXEC
+            return b" (a script needs a first line such as #!/bin/sh)"
+        if not mode or number not in (2, 13):
+            return b""
+        if not os.access(program, os.X_OK):
+            return b" (%s is there, but it is not executable: see chmod +x)" % program
+        return b" (the file is there; the interpreter that it names is not, or may not be executed)"
 
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
         """Let the command execute; return b"", or the error number, a blank and what failed (rule 5)."""
@@ -1538,7 +1353,193 @@ class Posix:
                 os._exit(127)
 
 
-class Linux(Posix):
+class ProcessTable(Posix):
+    """How the processes of a run are found and ended, where the system shows which processes there are.
+
+    What `row` and `processes` tell of one is (parent, group, session, start time, state), as ps(1) says it.
+    """
+
+    def row(self, pid: int) -> "Optional[Row]":
+        """Return what the system tells of a process; None if it is gone or a zombie."""
+        raise NotImplementedError
+
+    def processes(self) -> "Mapping[int, Row]":
+        """Return the rows of all processes that live."""
+        raise NotImplementedError
+
+    def start_time(self, pid: int) -> "Optional[int]":
+        row = self.row(pid)
+        return row[3] if row else None
+
+    def is_suspended(self, pid: int) -> "Optional[bool]":
+        row = self.row(pid)
+        return row[4] == b"T" if row else None
+
+    def is_command(self, run: "Run") -> bool:
+        # Within one clock tick a pid can come round to a stranger. A command carries the cookie; one that has
+        # scrubbed its environment since still leads the group that was made for it (the leader of a session can join
+        # no other). Before it has one, it is in its monitor's: that may have permitted it to execute and been killed.
+        pid, start, mark, cookie, monitor, _ = run
+        row = self.row(pid)
+        if row is None or row[3] != start or mark < 0 or mark and self.mark(pid) not in (mark, 0):
+            return False
+        found = self.cookie_of(pid)
+        return found == cookie or found in (None, b"", MONITOR_COOKIE) and row[1] in (pid, monitor)
+
+    def send(self, pid: int, start: int, number: int) -> None:
+        """Signal a process, and no stranger; one that is gone, or not ours, hears nothing (rule 7)."""
+        watch = self.watch_process(pid)
+        send = getattr(signal, "pidfd_send_signal", None)
+        try:
+            if self.start_time(pid) != start:  # asked when the pidfd is open: that stays this process', as the pid may not
+                return
+            if watch is not None and send is not None:
+                send(watch, number)
+            else:
+                os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+        finally:
+            if watch is not None:
+                os.close(watch)
+
+    def send_all(self, members: "Members", number: int) -> None:
+        for pid, start in members.items():
+            self.send(pid, start, number)
+
+    def send_group(self, run: "Run", number: int) -> bool:
+        """Signal the command's process group (0 only asks); False if it has no member, or is not the run's.
+
+        A zombie is a member, too. The kernel signals all at once, and a fork fails where a signal is pending: so
+        nothing outruns that.
+        """
+        if run[0] == os.getpgrp() or self.start_time(run[0]) not in (None, run[1]):
+            return False
+        try:
+            os.killpg(run[0], number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return True
+
+    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
+        """Return the processes of a run; add to `groups` the numbers of process groups that are certainly the run's.
+
+        They are: the command, what is in its session or group, what carries the run's cookie, what its
+        monitor has adopted, what was `known` before, and all their descendants; less what carries
+        another run's cookie (a job started by a job is not its child), and less ourselves.
+        """
+        root, start, _, cookie, monitor, monitor_start = run
+        # Parents come first, so that a shell that is asked before its child dies of the signal, and not of the child's
+        # end. Whatever the run started is not older than its command.
+        rows = sorted(self.processes().items(), key=lambda item: (item[1][3], item[0]))
+        cookies = {pid: self.cookie_of(pid) for pid, row in rows if row[3] >= start and pid not in (os.getpid(), monitor)}
+        mine = [(pid, row) for pid, row in rows if pid in cookies and cookies[pid] in (None, b"", cookie)]
+
+        family = {pid for pid, row in mine if known.get(pid) == row[3] or cookies[pid] == cookie}
+        if self.is_command(run):
+            family.add(root)
+        if self.start_time(monitor) == monitor_start:
+            family.add(monitor)
+        numbers: "Set[int]" = set()  # of the family's processes, groups and sessions
+        before = -1
+        while before != len(family):
+            before = len(family)
+            for pid, row in mine:
+                # The number of a session stays taken for as long as it has a member. With the command itself, or
+                # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
+                if row[0] in family or root in numbers and root in row[1:3]:
+                    family.add(pid)
+                if pid in family:
+                    numbers.update((pid, *row[1:3]))
+        groups |= numbers
+        return {pid: row[3] for pid, row in mine if pid in family}
+
+    def look(self, runs: "Sequence[Tuple[Run, Members]]", groups: "Set[int]") -> "Members":
+        """Return the processes of these runs; note them in what is known of each.
+
+        What forks and ends, over and over, can slip through a look, but not out of its process group: so look again
+        where the kernel knows of more than we have seen. A few times only, as a zombie keeps the group, too.
+        """
+        members: "Members" = {}
+        for run, known in runs:
+            for _ in range(8):
+                found = self.tree(run, known, groups)
+                known.update(found)
+                members.update(found)
+                if found or not self.send_group(run, 0):
+                    break
+                time.sleep(POLL_SECONDS / 4)
+        return members
+
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        _, _, _, cookie, monitor, monitor_start = run
+        found = {pid: start for pid, start in known.items() if start is not None and self.start_time(pid) == start}
+        if self.start_time(monitor) == monitor_start:
+            for pid in self.children(monitor):
+                start = self.start_time(pid)
+                if start is not None and self.cookie_of(pid) in (None, b"", cookie):  # no monitor of another run
+                    found[pid] = start
+        return found
+
+    def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
+        groups: "Set[int]" = set()
+        asked: "Members" = {}
+        deadline = time.monotonic() + grace
+        members = self.look(runs, groups)
+        while members:
+            new = {pid: start for pid, start in members.items() if asked.get(pid) != start}
+            asked.update(new)
+            self.send_all(new, number)
+            self.send_all(new, signal.SIGCONT)  # a suspended one hears nothing else
+            for pid in members:
+                self.await_end(pid, members[pid], deadline)
+            if time.monotonic() >= deadline:
+                break
+            members = self.look(runs, groups)
+
+        last = time.monotonic() + KILL_SECONDS
+        while members and time.monotonic() < last:
+            # Frozen first: what cannot run cannot fork, so a look that finds nothing new has found all.
+            frozen: "Members" = {}
+            while members != frozen and time.monotonic() < last:
+                self.send_all(members, signal.SIGSTOP)
+                frozen, members = members, self.look(runs, groups)
+            self.send_all(members, signal.SIGKILL)
+            self.kill_groups(runs, groups)
+            for pid in members:
+                self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
+            members = self.look(runs, groups)
+        self.kill_groups(runs, groups)
+        return [sorted(self.look([(run, known)], groups) if members else self.hunt(run)) for run, known in runs]
+
+    def kill_groups(self, runs: "Sequence[Tuple[Run, Members]]", groups: "Set[int]") -> None:
+        for run, _ in runs:
+            if run[0] in groups:
+                self.send_group(run, signal.SIGKILL)
+
+    def hunt(self, run: "Run") -> "Members":
+        """Kill what forks and ends so fast that no look has seen it; return what is left.
+
+        In a chain of such processes, each in a session of its own, the oldest is always a child of the
+        monitor, which has adopted it. There it is caught in the end, before it has forked.
+        """
+        last = time.monotonic() + KILL_SECONDS
+        seen: "Optional[List[int]]" = None
+        left: "Members" = {}
+        while time.monotonic() < last:
+            before, seen = seen, self.children(run[4])
+            left = self.remaining(run, {})
+            left.pop(os.getpid(), None)  # a job may stop itself
+            if not left and seen == before:
+                break  # of whatever has ended in between, a child would have come
+            self.send_all(left, signal.SIGKILL)
+            time.sleep(POLL_SECONDS / 100)
+        return left
+
+
+class Linux(ProcessTable):
     """/proc and pidfds."""
 
     known_boot_id = ""
@@ -1549,94 +1550,61 @@ class Linux(Posix):
                 self.known_boot_id = file.read().strip() + " " + os.readlink("/proc/self/ns/pid")
         return self.known_boot_id
 
-    def creation_mask(self) -> "Optional[int]":
-        with open("/proc/self/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"Umask:"):  # since Linux 4.7
-                    return int(line.split()[1], 8)
-        return super().creation_mask()
-
-    def stat(self, pid: "Union[int, str]") -> "List[bytes]":
-        """Return the fields of /proc/PID/stat from the third, the state, on (see proc(5)); [] for a zombie."""
+    def read(self, path: str) -> "Optional[bytes]":
+        """Return what a file of /proc holds; None if there is none, or it may not be read."""
+        text = b""
         try:
-            # The same as /proc/PID/stat, but for ourselves in qemu's user mode, which makes that one up.
-            fd = os.open("/proc/%s/task/%s/stat" % (pid, pid), os.O_RDONLY)
-        except OSError:
-            return []
-        try:
-            # The name, in parentheses, may hold blanks and parentheses: fields count from the last one.
-            stat = os.read(fd, 4096).rpartition(b")")[2].split()
-        except OSError:
-            return []  # ESRCH: it ended between the open and the read
-        finally:
-            os.close(fd)
-        # A zombie with further threads is a live process whose first thread has ended.
-        return [] if stat[0] in b"ZXx" and int(stat[17]) < 2 else stat
-
-    def row(self, pid: "Union[int, str]") -> "Optional[Tuple[int, int, int, int]]":
-        """Return (parent, group, session, start) of a process; None for a zombie."""
-        stat = self.stat(pid)
-        return (int(stat[1]), int(stat[2]), int(stat[3]), int(stat[19])) if stat else None
-
-    def is_suspended(self, pid: int) -> "Optional[bool]":
-        stat = self.stat(pid)
-        return stat[0] == b"T" if stat else None
-
-    def tracer(self, pid: int) -> int:
-        try:
-            with open("/proc/%d/status" % pid, "rb") as file:
-                return int(file.read().partition(b"\nTracerPid:")[2].split()[0])
-        except (OSError, IndexError):
-            return 0
-
-    def adopt_orphans(self, cookie: bytes) -> None:
-        self.call_library("prctl", (36, 1, 0, 0, 0))  # PR_SET_CHILD_SUBREAPER, see prctl(2); emulators may lack it
-
-    def children(self, parent: int) -> "List[int]":
-        try:
-            fd = os.open("/proc/%d/task/%d/children" % (parent, parent), os.O_RDONLY)  # since Linux 3.5
-        except OSError:
-            return []
-        pids = part = b""
-        try:
-            while part or not pids:
-                part = os.read(fd, 65536)  # the kernel gives a page at a time
-                pids += part or b"\n"
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
-        return [int(pid) for pid in pids.split()]
-
-    def start_time(self, pid: int) -> "Optional[int]":
-        row = self.row(pid)
-        return row[3] if row else None
-
-    def processes(self) -> "Dict[int, Tuple[int, int, int, int]]":
-        table = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                row = self.row(name)
-                if row:
-                    table[int(name)] = row
-        return table
-
-    def cookie_of(self, pid: int) -> "Optional[bytes]":
-        try:
-            fd = os.open("/proc/%d/environ" % pid, os.O_RDONLY)
+            fd = os.open("/proc/" + path, os.O_RDONLY)
         except OSError:
             return None
-        environ = b"\0"
         try:
             part = os.read(fd, 65536)
-            while part:
-                environ += part
+            while part:  # the kernel gives a page at a time
+                text += part
                 part = os.read(fd, 65536)
+            return text
         except OSError:
-            return None
+            return None  # ESRCH: it ended between the open and the read
         finally:
             os.close(fd)
-        return environ.partition(b"\0" + COOKIE_VARIABLE + b"=")[2].partition(b"\0")[0]
+
+    def value(self, pid: "Union[int, str]", key: bytes) -> "Optional[bytes]":
+        """Return the value of a key in /proc/PID/status, if it is there."""
+        found = (self.read("%s/status" % pid) or b"").partition(b"\n" + key + b":\t")[2]
+        return found.partition(b"\n")[0] or None
+
+    def creation_mask(self) -> "Optional[int]":
+        mask = self.value("self", b"Umask")  # since Linux 4.7
+        return int(mask, 8) if mask else super().creation_mask()
+
+    def row(self, pid: int) -> "Optional[Row]":
+        # The same as /proc/PID/stat, but for ourselves in qemu's user mode, which makes that one up.
+        text = self.read("%d/task/%d/stat" % (pid, pid)) or b""
+        # The name, in parentheses, may hold blanks and parentheses: fields count from the last one. See proc(5).
+        stat = text.rpartition(b")")[2].split()
+        # A zombie with further threads is a live process whose first thread has ended.
+        if not stat or stat[0] in b"ZXx" and int(stat[17]) < 2:
+            return None
+        return int(stat[1]), int(stat[2]), int(stat[3]), int(stat[19]), stat[0]
+
+    def tracer(self, pid: int) -> int:
+        return int(self.value(pid, b"TracerPid") or 0)
+
+    def adopt_orphans(self, cookie: bytes) -> None:
+        self.call_library("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, see prctl(2); emulators may lack it
+
+    def children(self, parent: int) -> "List[int]":
+        return [int(pid) for pid in (self.read("%d/task/%d/children" % (parent, parent)) or b"").split()]  # Linux 3.5
+
+    def processes(self) -> "Mapping[int, Row]":
+        rows = {int(name): self.row(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+        return {pid: row for pid, row in rows.items() if row}
+
+    def cookie_of(self, pid: int) -> "Optional[bytes]":
+        environ = self.read("%d/environ" % pid)
+        if environ is None:
+            return None
+        return (b"\0" + environ).partition(b"\0" + COOKIE_VARIABLE + b"=")[2].partition(b"\0")[0]
 
     def mark(self, pid: int) -> int:
         # Since Linux 6.9 every process has an inode of its own in pidfs, and its number does not come again.
@@ -1649,59 +1617,34 @@ class Linux(Posix):
         finally:
             os.close(fd)
 
-    def is_command(self, run: "Run") -> bool:
-        # Within one clock tick a pid can come round to a stranger. A command carries the cookie; one that has
-        # scrubbed its environment since still leads the session that was made for it. Before it has one, it is in its
-        # monitor's: that may have permitted it to execute and been killed.
-        pid, start, mark, cookie, monitor = run[:5]
-        row = self.row(pid)
-        found = self.cookie_of(pid)
-        return row is not None and row[3] == start and mark >= 0 and (not mark or self.mark(pid) in (mark, 0)) and (
-            found == cookie or found in (None, b"", MONITOR_COOKIE) and row[2] in (pid, monitor))
-
     def watch_process(self, pid: int) -> "Optional[int]":
         try:
             return os.pidfd_open(pid)
         except (AttributeError, OSError):
             return None  # kernel or Python (before 3.9, PyPy) has none, or the process is gone
 
-    def send(self, pid: int, start: int, number: int) -> None:
-        fd = self.watch_process(pid)
-        if fd is None:
-            return self.send_by_pid(pid, start, number)
-        try:
-            if self.start_time(pid) == start:  # asked with the pidfd open: the pid cannot change hands now
-                signal.pidfd_send_signal(fd, number)
-        except (ProcessLookupError, PermissionError):
-            pass
-        finally:
-            os.close(fd)
 
-
-class Ps(Posix):
+class Ps(ProcessTable):
     """macOS and the BSDs, which have no /proc: a scan is one run of `ps`, a start time a second of the wall clock.
 
     See ps(1) of macOS, FreeBSD, NetBSD, OpenBSD, procps and busybox. Sessions come from getsid(2): where ps has a
     column for them, it may show pointers. An environment can be hidden (another user's; that of Apple's own
-    programs): then session, group and descent decide. busybox may know neither environments nor start times: then
-    all that is certain is what the monitor's own child is and has started.
+    programs): then session, group and descent decide. A ps that cannot show environments and start times, as
+    busybox's, is of no use: nothing is started then.
     """
 
     known_boot_id = ""
+    looked_at = -1.0  # when ps was run last; what it has shown is in `rows` and `cookies`
 
-    def output(self, words: bytes) -> "Tuple[int, bytes]":
-        """Run a program of the system's; return its pid and what it prints, b"" if it fails or is not there."""
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        fds, pid, text, status = [null], 0, b"", 0
+    def output(self, words: bytes) -> bytes:
+        """Run a program of the system's; return what it prints, b"" if it fails or is not there."""
+        fds = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)]
+        pid, text, status = 0, b"", 0
         try:
             fds += os.pipe()
-            for directory in (b"/bin/", b"/usr/bin/", b"/sbin/", b"/usr/sbin/"):  # PATH may be anybody's
-                try:
-                    pid = self.spawn((directory + words).split(), {b"LC_ALL": b"C", b"TZ": b"UTC0"},
-                                     [null, fds[2], null])
-                    break
-                except (FileNotFoundError, NotADirectoryError):
-                    status = 127
+            # PATH may be anybody's.
+            pid = self.spawn([b"/usr/bin/env", *words.split()], {
+                b"PATH": b"/bin:/usr/bin:/sbin:/usr/sbin", b"LC_ALL": b"C", b"TZ": b"UTC0"}, [fds[0], fds[2], fds[0]])
             os.close(fds.pop())
             part = os.read(fds[1], 65536)
             while part:
@@ -1711,10 +1654,10 @@ class Ps(Posix):
             for fd in fds:
                 os.close(fd)
             try:
-                status = os.waitpid(pid, 0)[1] if pid else status
+                status = os.waitpid(pid, 0)[1] if pid else 0
             except ChildProcessError:
-                status = 0  # a host that ignores SIGCHLD
-        return pid, b"" if status else text
+                pass  # a host that ignores SIGCHLD
+        return b"" if status else text
 
     def boot_id(self) -> str:
         if not self.known_boot_id:
@@ -1722,81 +1665,60 @@ class Ps(Posix):
             # then what runs seems to be of another boot, and is left alone. The birth of /dev is as good as that.
             found = b""
             for words in (b"sysctl -n kern.bootsessionuuid", b"sysctl -bn kern.boot_id", b"sysctl -n kern.boottime"):
-                found = found or self.output(words)[1].strip()
+                found = found or self.output(words).strip()
             found = found or b"%d" % os.stat("/dev/null").st_ctime_ns
             self.known_boot_id = os.uname().nodename + " " + found.decode("ascii", "backslashreplace")
         return self.known_boot_id
 
-    def parse(self, text: bytes, unknown: int) -> "Dict[int, Tuple[int, int, int, bytes, Optional[bytes]]]":
-        """Return {pid: (parent, group, start, state, cookie)} of what ps prints; `unknown` is a start it tells not."""
-        table = {}
-        for line in text.split(b"\n"):
-            words = line.split(None, 9)  # 501 1 501 Ss Tue Nov 24 21:28:03 2026 sleep 60 HOME=/root ...
-            if len(words) < 4 or not (words[0] + words[1] + words[2]).isdigit() or words[3][:1] in b"ZXx":
-                continue
-            start: "int" = unknown
-            cookie: "Optional[bytes]" = None
-            if len(words) > 8 and words[8].isdigit():
-                month = b"JanFebMarAprMayJunJulAugSepOctNovDec".find(words[5]) // 3 + 1
-                start = int(words[8] + b"%02d%02d" % (month, int(words[6])) + words[7].replace(b":", b""))
-            if len(words) > 9:
-                # Arguments and environment, in either order. Who looks for a cookie with grep does not carry it.
-                command = b" " + words[9] + b" "
-                found = {part.partition(b" ")[0] for part in command.split(b" " + COOKIE_VARIABLE + b"=")[1:]}
-                if len(found) == 1 and (MONITOR_COOKIE in found or b" NODEJOBS_RUN=" in command):
-                    cookie = found.pop()
-                elif b" -I -S -c import " in command and b" nodejobs-" in command:
-                    cookie = MONITOR_COOKIE
-            table[int(words[0])] = int(words[1]), int(words[2]), start, words[3][:1], cookie
-        return table
+    def parse(self, line: bytes) -> "Optional[Tuple[int, Row, Optional[bytes]]]":
+        """Return the pid, row and cookie of a process that ps shows in this line; None for a zombie."""
+        words = line.split(None, 9)  # 501 1 501 Ss Tue Nov 24 21:28:03 2026 sleep 60 HOME=/root ...
+        if len(words) < 10 or words[3][:1] in b"ZXx":
+            return None
+        pid, parent, group = [int(word) for word in words[:3]]
+        try:
+            session = os.getsid(pid)
+        except OSError:
+            session = 0  # gone; on OpenBSD, another session than ours
+        month = b"JanFebMarAprMayJunJulAugSepOctNovDec".find(words[5]) // 3 + 1
+        start = int(b"%s%02d%02d" % (words[8], month, int(words[6])) + words[7].replace(b":", b""))
 
-    def scan(self) -> "Dict[int, Tuple[int, int, int, bytes, Optional[bytes]]]":
-        """Return what ps tells of all processes now; it is kept for `row`."""
-        # An -o for each: POSIX takes all that follows a = for the title. -E and e show environments.
-        columns = b" -o pid= -o ppid= -o pgid= -o stat="
-        full = (b"ps -AEww" if os.uname().sysname == "Darwin" else b"ps axeww") + columns + b" -o lstart= -o command="
-        # Greater than any start time, and for nobody the same: so what another process of ours has noted is never
-        # confirmed where ps tells no start times.
-        unknown = getattr(self, "unknown", 0) or 10**15 + int(time.monotonic() * 1e6)
-        for words in getattr(self, "working", (full, b"ps" + columns)):
-            pid, text = self.output(words)
-            table = self.parse(text, unknown)
-            if os.getpid() in table:
-                table.pop(pid, None)
-                self.working, self.unknown, self.scanned = (words,), unknown, (time.monotonic(), table)
-                return table
-        raise OSError(0, "ps does not tell which processes there are")
+        cookie = None
+        # Arguments and environment, in either order. Who looks for a cookie with grep does not carry it.
+        command = b" " + words[9] + b" "
+        found = {part.partition(b" ")[0] for part in command.split(b" " + COOKIE_VARIABLE + b"=")[1:]}
+        if len(found) == 1 and (MONITOR_COOKIE in found or b" NODEJOBS_RUN=" in command):
+            cookie = found.pop()
+        elif b" -I -S -c import " in command and b" nodejobs-" in command:
+            cookie = MONITOR_COOKIE
+        return pid, (parent, group, session, start, words[3][:1]), cookie
 
-    def row(self, pid: int) -> "Optional[Tuple[int, int, int, bytes, Optional[bytes]]]":
-        """Return what ps tells of a process, or told a tenth of a second ago; None for a zombie."""
+    def row(self, pid: int) -> "Optional[Row]":
+        # What it has shown a tenth of a second ago will do.
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return None
         except PermissionError:
             pass
-        when, table = getattr(self, "scanned", (0.0, {}))
-        if pid not in table or time.monotonic() - when > 0.1:
-            table = self.scan()
-        return table.get(pid)
+        if time.monotonic() - self.looked_at > 0.1 or pid not in self.rows:
+            self.processes()
+        return self.rows.get(pid)
 
-    def start_time(self, pid: int) -> "Optional[int]":
-        row = self.row(pid)
-        return row[2] if row else None
-
-    def processes(self) -> "Dict[int, Tuple[int, int, int, int]]":
-        table = {}
-        for pid, row in self.scan().items():
-            try:
-                session = os.getsid(pid)
-            except OSError:
-                session = 0  # gone; on OpenBSD, another session than ours
-            table[pid] = row[0], row[1], session, row[2]
-        return table
+    def processes(self) -> "Mapping[int, Row]":
+        # An -o for each: POSIX takes all that follows a = for the title. -E and e show environments.
+        show = b"ps -AEww" if os.uname().sysname == "Darwin" else b"ps axeww"
+        text = self.output(show + b" -o pid= -o ppid= -o pgid= -o stat= -o lstart= -o command=")
+        shown = [self.parse(line) for line in text.split(b"\n")]
+        self.rows = {each[0]: each[1] for each in shown if each}
+        self.cookies = {each[0]: each[2] for each in shown if each}
+        self.looked_at = time.monotonic()
+        if os.getpid() not in self.rows:
+            raise OSError(0, "ps does not tell which processes there are, with start times and environments")
+        return self.rows
 
     def cookie_of(self, pid: int) -> "Optional[bytes]":
-        row = self.row(pid)
-        return row[4] if row else None
+        return self.cookies.get(pid) if self.row(pid) else None
 
     def mark(self, pid: int) -> int:
         return 0
@@ -1804,26 +1726,14 @@ class Ps(Posix):
     def adopt_orphans(self, cookie: bytes) -> None:
         # FreeBSD has procctl(P_PID, pid, PROC_REAP_ACQUIRE, NULL); macOS and the other BSDs have nothing like it.
         if os.uname().sysname == "FreeBSD":
-            self.call_library("procctl", (0, os.getpid(), 2, 0))
+            self.call_library("procctl", 0, os.getpid(), 2, 0)
         elif os.uname().sysname == "Linux":
-            self.call_library("prctl", (36, 1, 0, 0, 0))
+            self.call_library("prctl", 36, 1, 0, 0, 0)
 
     def children(self, parent: int) -> "List[int]":
-        # Only of use, and worth a scan, where orphans are adopted; and where our own helpers can be told from them.
-        table = self.scan() if os.uname().sysname in ("FreeBSD", "Linux") else {}
-        return [pid for pid, row in table.items() if row[0] == parent and row[2] < 10**15]
-
-    def is_suspended(self, pid: int) -> "Optional[bool]":
-        row = self.row(pid)
-        return row[3] == b"T" if row else None
-
-    def is_command(self, run: "Run") -> bool:
-        # A clock that is set moves start times on some systems: the cookie alone will do. Without one, the command
-        # still leads the group that was made for it (the leader of a session can join no other).
-        pid, start, mark, cookie, monitor, _ = run
-        row = self.row(pid) if mark >= 0 else None
-        return row is not None and (row[4] == cookie or row[4] in (None, MONITOR_COOKIE) and row[1] in (
-            pid, monitor) and (row[2] == start or row[2] >= 10**15 and row[0] == monitor))
+        # Only of use, and worth a look, where orphans are adopted.
+        table = self.processes() if os.uname().sysname in ("FreeBSD", "Linux") else {}
+        return [pid for pid, row in table.items() if row[0] == parent]
 
     def watch_process(self, pid: int) -> "Optional[int]":
         import select
@@ -2197,7 +2107,7 @@ class Windows(Posix):
 
     # Starting
 
-    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: "List[bytes]",
+    def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: bytes,
                       job_lock: int, run_lock: str) -> bytes:
         from _winapi import DuplicateHandle, GetCurrentProcess  # type: ignore[attr-defined]
         from msvcrt import get_osfhandle  # type: ignore[attr-defined]
@@ -2222,7 +2132,7 @@ class Windows(Posix):
             with monitor.stdin:
                 # 2: DUPLICATE_SAME_ACCESS
                 lock = DuplicateHandle(GetCurrentProcess(), get_osfhandle(job_lock), process, 0, False, 2)
-                monitor.stdin.write(b"".join(payload) + b"%20d" % lock)
+                monitor.stdin.write(payload + b"%20d" % lock)
         except OSError:
             pass  # it has died, or failed, before it has read all; its report says so
         self.close(process)
@@ -2814,7 +2724,7 @@ def write_new(path: str, mode: int, content: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    platform.sync_directories(os.path.dirname(path))
+    platform.sync_directories(os.fsencode(os.path.dirname(path)))
 
 
 class Spool:
@@ -3228,7 +3138,7 @@ class Store:
                     raise SchemaError("command and fields are too long: more than %d bytes as JSON" % JOURNAL_BYTES)
                 if enqueue is not None:
                     os.fsync(fd)
-                    platform.sync_directories(directory)
+                    platform.sync_directories(os.fsencode(directory))
             finally:
                 os.close(fd)
         except BaseException:
@@ -3839,13 +3749,13 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
     rest = marshal.dumps((pack(type(platform), order["timeout"] is not None), order))
     boot = marshal.dumps(monitor_boot.__code__)
     # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
-    # `boot` is smaller than PIPE_BUF, so it comes in one piece.
+    # `boot` is smaller than what a pipe takes at least, so it is read in one piece.
     # sys.hexversion would not tell PyPy from the CPython whose language it speaks.
     stub = ("import sys,marshal,%s as os;sys.implementation.hexversion==%d or os._exit(3);"
             "exec(marshal.loads(os.read(0,%d)))" % (platform.monitor_os, sys.implementation.hexversion, len(boot)))
     argv = [os.fsencode(word) for word in (python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor")]
     argv.append(name.encode("utf-8", "surrogateescape"))
-    return platform.start_monitor(argv, environment, [boot, rest], job_lock, run_lock)
+    return platform.start_monitor(argv, environment, boot + rest, job_lock, run_lock)
 
 
 # ------ 6. jobs ------
