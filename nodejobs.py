@@ -2341,139 +2341,115 @@ def fold(journal: bytes, running: bool = False) -> "Dict[str, Any]":
 def older_logs(path: str) -> "List[Tuple[int, str]]":
     """Return (offset in the stream, path) of the logs that max_log has set aside for the one at `path`, in order."""
     directory, _, name = path.rpartition(SEP)
-    start = name.rpartition(".")[0] + "."
     try:
-        numbers = [old[len(start):-4] for old in os.listdir(directory) if old.startswith(start)]
+        names = os.listdir(directory)
     except OSError:
         return []
-    return sorted([(int(number), directory + SEP + start + number + ".log")
-                   for number in numbers if number.isdecimal()])
+    return sorted([(int(old[7:-4]), directory + SEP + old) for old in names
+                   if old[:7] == name[:7] and old[7:-4].isdecimal() and old[-4:] == ".log"])
 
 
-def open_to_read(path: str) -> "Any":
-    return open(platform.open(path, os.O_RDONLY), "rb", buffering=0)
+def open_log_at(path: str, place: float) -> "Tuple[int, Any]":
+    """Open the file that holds a place in a log, or the oldest if max_log has dropped that; return its offset and it.
 
-
-def open_log_files(path: str) -> "List[Tuple[int, Any]]":
-    """Open the files of a log; return (offset in the stream, file), the oldest first.
-
-    [] if there are none, as after a start that failed early.
+    The file is None if there is none.
     """
-    files: "List[Tuple[int, Any]]" = []
-    older, before = older_logs(path), None
-
-    # With max_log the newest file may be set aside, and a new one begun, while we look: then we look again.
-    while older != before:
-        for _, file in files:
+    while True:
+        older = older_logs(path)
+        begin, file = 0, None
+        try:
+            end = older[-1][0] + os.stat(older[-1][1]).st_size if older else 0
+            files = [*older, (end, path)]
+            begin, name = ([one for one in files if one[0] <= place] or files[:1])[-1]
+            file = open(platform.open(name, os.O_RDONLY), "rb", buffering=0)
+        except FileNotFoundError:
+            pass
+        if older == older_logs(path):
+            return begin, file
+        if file is not None:  # the newest was set aside, and a new one begun, while we looked
             file.close()
-        files, end = [], 0
-        for offset, name in [*older, (None, path)]:
-            try:
-                file = open_to_read(name)
-            except FileNotFoundError:
-                continue
-            files.append((end if offset is None else offset, file))
-            end = files[-1][0] + file.seek(0, 2)
-        older, before = older_logs(path), older
-    return files
+
+
+def end_of_log(path: str) -> int:
+    begin, file = open_log_at(path, FOREVER)
+    if file is None:
+        return begin
+    with file:
+        return int(begin + file.seek(0, 2))
 
 
 def place_of_last(path: str, lines: int) -> int:
     """Return where in a log its last lines begin, however long they are; of 0 lines, its end."""
-    place, last = 0, 1
-    for offset, file in reversed(open_log_files(path)):
+    place, last = end_of_log(path), 1
+    while place and lines:
+        begin, file = open_log_at(path, place - 1)
+        if file is None or begin >= place:  # max_log has dropped the lines before
+            break
         with file:
-            end = file.seek(0, 2)
-            place = place or offset + end
-            while end and lines:
-                start = max(end - (1 << 20), 0)  # a line may be gigabytes long
-                file.seek(start)
-                part = file.read(end - start)
-                # The newline at the very end begins no line.
-                pieces = part[:len(part) - last].rsplit(b"\n", lines)
-                lines -= len(pieces) - 1
-                place = offset + start + (0 if lines else len(pieces[0]) + 1)
-                end, last = start, 0
+            start = max(begin, place - (1 << 20))  # a line may be gigabytes long
+            file.seek(start - begin)
+            pieces = file.read(place - start - last).rsplit(b"\n", lines)  # a newline at the very end begins no line
+        lines -= len(pieces) - 1
+        place, last = start + (0 if lines else len(pieces[0]) + 1), 0
     return place
 
 
-class LogTail:
-    """A place in a log, from which reading goes on as the log grows; `offset` counts all that was ever written.
+CUT, GONE = "truncated", "gone"  # what somebody may have done to a log
 
-    `cut` says that somebody has emptied or rewritten the file: what comes next is from its beginning. `gone`
-    says that the file is not in its place, or another is; the one that was open is read to its end all the same.
-    `is_ours` is asked when a file was opened by its path, which may be that of another run by now.
+
+def read_log(path: str, place: int, is_there: "Any" = None) -> "Iterator[Tuple[bytes, int, str]]":
+    """Read a log as it grows, from a place on: yield (what has come, the place after it, what is wrong), for ever.
+
+    A place counts all that was ever written. What has come is at most 64 KiB, and b"" whenever the end is reached.
+    CUT is wrong where somebody has emptied or rewritten the file: what comes next is from its beginning. GONE is if
+    no file is in its place, or another; the one that was open is read to its end all the same. `is_there` is asked
+    when a file was opened: whether the run still is, or that path may be another run's.
     """
+    file: "Any" = None
+    try:
+        while True:
+            if file is None:
+                begin, file = open_log_at(path, place)
+                if file is None or is_there is not None and not is_there():
+                    if file is not None:
+                        file.close()
+                        file = None
+                    yield b"", place, "" if older_logs(path) else GONE
+                    continue
+                place = max(place, begin)
+                before = min(place - begin, 64)  # bytes of what comes just before our place
+                file.seek(place - begin - before)
+                seen = file.read(before)
 
-    def __init__(self, path: str, offset: int = 0, is_ours: "Any" = None) -> None:
-        self.path, self.offset, self.is_ours = path, offset, is_ours
-        self.file: "Any" = None
-        self.base = 0    # where in the stream that file begins
-        self.seen = b""  # what comes just before the place
-        self.cut = self.gone = False
-
-    def open(self) -> None:
-        """Open the file that holds the place; if max_log has dropped it, go to where the oldest file begins."""
-        for base, file in open_log_files(self.path):
-            if self.file is not None and base > self.offset:
-                file.close()
-                continue
-            self.close()
-            self.file, self.base = file, base
-        if self.file is not None and self.is_ours is not None and not self.is_ours():
-            self.close()
-        self.gone = self.file is None
-        if self.gone:
-            return
-
-        self.offset = max(self.offset, self.base)
-        if self.offset > self.base + self.file.seek(0, 2):  # somebody has cut it before we came back
-            self.begin_again()
-        back = min(self.offset - self.base, 64)
-        self.file.seek(self.offset - self.base - back)
-        self.seen = self.file.read(back)
-
-    def begin_again(self) -> None:
-        self.cut, self.offset, self.seen = True, self.base, b""
-
-    def read(self) -> bytes:
-        """Return what has come since, up to 64 KiB; b"" if nothing has, or it was just found to be `cut`."""
-        for _ in range(2):
-            if self.file is None:
-                self.open()
-            if self.file is None or self.cut:
-                return b""
             # It was cut if what we have read last is no longer before our place. Its size does not say so: it may
             # have grown again. (C libraries of Windows stay at an end that they have seen, unless we seek.)
-            self.file.seek(self.offset - self.base - len(self.seen))
-            part = self.file.read(65536)
-            if not part.startswith(self.seen):
-                self.begin_again()
-                return b""
-            new = part[len(self.seen):]
-            if new:
-                self.offset += len(new)
-                self.seen = part[-64:]
-                return bytes(new)
-            if not self.was_set_aside():
-                return b""
-            self.close()  # it is complete, and the next one is there
-        return b""
+            file.seek(place - begin - before)
+            part = file.read(65536)
+            if len(seen) < before or not part.startswith(seen):
+                place, before, seen = begin, 0, b""
+                yield b"", place, CUT
+            elif len(part) > before:
+                new, seen = part[before:], part[-64:]
+                place, before = place + len(new), len(seen)
+                yield new, place, ""
+            elif not is_moved(path, file):
+                yield b"", place, ""
+            elif not older_logs(path):
+                yield b"", place, GONE
+            else:  # max_log has set it aside, so it is complete
+                file.close()
+                file = None
+    finally:
+        if file is not None:
+            file.close()
 
-    def was_set_aside(self) -> bool:
-        """Tell whether max_log has moved the open file; see whether it is `gone` for another reason."""
-        try:
-            moved = os.stat(self.path).st_ino != os.fstat(self.file.fileno()).st_ino
-        except FileNotFoundError:
-            moved = True
-        set_aside = moved and bool(older_logs(self.path))
-        self.gone = moved and not set_aside
-        return set_aside
 
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-        self.file = None
+def is_moved(path: str, file: "Any") -> bool:
+    """Tell whether an open file is not, or not any more, what is at a path."""
+    try:
+        return os.stat(path).st_ino != os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return True
 
 
 def read_whole(fd: int) -> bytes:
@@ -3863,10 +3839,7 @@ class Watched:
     """
 
     def __init__(self, jobs: "Jobs", record: "JobRecord") -> None:
-        self.jobs, self.store, self.record, self.journal = jobs, jobs.store, record, -1
-        self.problems: "Dict[str, str]" = {}  # what kept others, or the run itself, from being started
-        self.next_start, self.patience = 0.0, 1.0
-        self.nap = POLL_SECONDS
+        self.jobs, self.record, self.journal = jobs, record, -1
         if record.status in ACTIVE:
             try:
                 self.journal = platform.open(record.logdir + SEP + JOURNAL, os.O_RDONLY)
@@ -3875,38 +3848,39 @@ class Watched:
 
     def look(self) -> "Any":
         """Return the record of that run and no other, as it is now or was at its end; None if nobody knows it now."""
-        if self.record.status not in ACTIVE:
-            return self.record
-        found = self.store.again(self.record)
+        store, before = self.jobs.store, self.record
+        found = store.again(before)
         if found is None and self.journal >= 0:
-            before = self.record
-            state = self.store.judge(read_whole(self.journal), before.logdir + SEP + JOURNAL)
+            state = store.judge(read_whole(self.journal), before.logdir + SEP + JOURNAL)
             if state.get("cookie") == before.cookie and state.get("status") in ENDED:
-                found = self.store.record_of(state, before.self_id, before.run, before.logdir)
+                found = store.record_of(state, before.self_id, before.run, before.logdir)
         return found
 
     def looks(self, deadline: float = FOREVER, every: float = FOREVER) -> "Iterator[Any]":
-        """Yield the record when it may have changed, and at least `every` so many seconds, until its end or the deadline.
+        """Yield the record when it may have changed, at least `every` so many seconds, until its end or the deadline.
 
         The last one is that of the end, or of the deadline, or None if the run was removed unseen. Between two looks
         it costs next to nothing. Raises NodejobsError in a process of that run: it would wait for ever.
         """
-        record, size, next_look = self.record, -1, 0.0
+        record, size, next_look, next_start = self.record, -1, 0.0, 0.0
         if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE", ""):
             raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
         try:
-            while True:
+            while record is not None:
                 grown = os.fstat(self.journal).st_size if self.journal >= 0 else -1
-                if grown != size or time.monotonic() >= min(next_look, deadline):
-                    with Translate("read", self.store.path):
+                if record.status in ACTIVE and (grown != size or time.monotonic() >= min(next_look, deadline)):
+                    with Translate("read", self.jobs.db_path):
                         record = self.look()
                     size, next_look = grown, time.monotonic() + 1.0
                 yield record
                 if record is None or record.status not in ACTIVE or time.monotonic() >= deadline:
                     return
 
+                if record.status == QUEUED and time.monotonic() >= next_start:
+                    # Whoever waits sees to it that it comes to its turn, but does not try what fails again and again.
+                    next_start = time.monotonic() + (10.0 if self.jobs.start_due() else 1.0)
                 until = min(deadline, time.monotonic() + every)
-                self.pause(record, until)
+                pause(record, until)
                 if time.monotonic() < until:
                     next_look = 0.0  # something has happened
         finally:
@@ -3918,136 +3892,115 @@ class Watched:
             pass
         return record
 
-    def pause(self, record: "Any", until: float) -> None:
-        """Wait until the run may have changed, but not longer than until then."""
-        if record.status == QUEUED:
-            self.offer_to_start()
-            self.nap = min(1.1 * self.nap, FOLLOW_SECONDS)
-            time.sleep(min(self.nap, max(until - time.monotonic(), 0.0)))
-        elif record.last_pid is None:
-            time.sleep(POLL_SECONDS)  # it is being started: a matter of milliseconds
-        elif record.monitored:
-            here = record.boot_id == platform.boot_id()
-            platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, until)
-        else:
-            platform.await_command(processes_of(record), until)
-            time.sleep(POLL_SECONDS)  # it is gone, and its monitor, whose lock we may not read, goes on
-
-    def offer_to_start(self) -> None:
-        """See to it that a queued run comes to its turn, but do not try again and again."""
-        if time.monotonic() >= self.next_start:
-            self.problems = self.jobs.start_due()
-            self.patience = min(2 * self.patience, 60.0) if self.problems else 1.0
-            self.next_start = time.monotonic() + self.patience
-
     def close(self) -> None:
         if self.journal >= 0:
             os.close(self.journal)
         self.journal = -1
 
 
+def pause(record: JobRecord, until: float) -> None:
+    """Wait until a run may have changed, but not longer than until then."""
+    seconds = until - time.monotonic()
+    if record.last_pid is None or seconds < 0.1:  # nothing to wait for yet; or a follower, who looks often anyway
+        time.sleep(max(seconds, 0.0) if seconds < 0.1 else FOLLOW_SECONDS)
+    elif record.monitored:
+        here = record.boot_id == platform.boot_id()
+        platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, until)
+    else:
+        platform.await_command(processes_of(record), until)
+        time.sleep(POLL_SECONDS)  # it is gone, and its monitor, whose lock we may not read, goes on
+
+
 class Follower:
     """The logs of a run, read as they grow; it says, once, what somebody has done to one.
 
-    `places`: which logs to read, and how far each was read before. `logs` are the places in them now. `removed` says
-    that the run is not there any more.
+    `places`: how far each was read. `names`: which of them to read.
     """
 
-    def __init__(self, store: "Store", record: "JobRecord", places: "Mapping[str, int]") -> None:
-        self.store, self.record, self.removed = store, record, False
+    def __init__(self, store: "Store", record: "JobRecord", places: "Dict[str, int]", names: "Iterable[str]") -> None:
+        self.store, self.places = store, places
         self.told_gone: "Set[str]" = set()
-        self.logs = {name: LogTail(record[name + "_path"], place, self.is_there) for name, place in places.items()
-                     if name == "stdout" or not record.merge}
-
-    def is_there(self) -> bool:
-        self.removed = self.store.again(self.record) is None
-        return not self.removed
+        self.is_there: "Any" = lambda: store.again(record) is not None
+        self.logs = {name: read_log(record[name + "_path"], places[name], self.is_there) for name in names
+                     if name in places and not (record.merge and name == "stderr")}
 
     def read(self, record: "Any") -> "Iterator[Tuple[str, str, Any]]":
-        """Yield what has come since, as (name of a stream, kind, content); `record` is the run's as it is now.
+        """Yield what has come since, as (name of a log, kind, content); `record` is the run's as it is now.
 
-        Of the stream's own name as the kind the content is bytes, b"" at the end of what there is; of "truncated" and
-        "gone" (see JobEvent) it is text.
+        Of the log's own name as the kind the content is bytes, b"" at the end; of CUT and GONE it is text.
         """
         unread = list(self.logs)
         with Translate("read", record.logdir):
             while unread:
-                for name in unread[:]:  # in turns: none may keep the others waiting
-                    log = self.logs[name]
-                    part = log.read()
-                    yield name, name, part
-                    if log.cut:
-                        log.cut = False
-                        yield name, "truncated", "%s was cut; what follows is from its beginning" % (
-                            os.path.basename(log.path))
-                    elif not part:
-                        unread.remove(name)
-
-            for name, log in self.logs.items():
-                if not log.gone:
+                name = unread.pop(0)  # in turns: none may keep the other waiting
+                part, self.places[name], wrong = next(self.logs[name])
+                if part or wrong == CUT:
+                    unread.append(name)
+                yield name, name, part
+                if wrong == CUT:
+                    yield name, CUT, "%s.log was cut; what follows is from its beginning" % name
+                elif wrong == "" and not part:
                     self.told_gone.discard(name)
-                missing = self.missing(record, name) if log.gone and name not in self.told_gone else ""
-                if missing:
+                elif wrong and name not in self.told_gone and record.last_pid is not None and self.is_there():
                     self.told_gone.add(name)
-                    yield name, "gone", missing
+                    yield name, GONE, self.where_it_is(record, name)
 
-    def missing(self, record: "Any", name: str) -> str:
-        """Say that a log is not in its place; return "" if it was never made, or its run was removed."""
-        if record.last_pid is None or not self.is_there():
-            return ""
-        path = self.logs[name].path
-        text = "%s is gone: somebody has removed or renamed %s" % (os.path.basename(path), path)
+    def where_it_is(self, record: "Any", name: str) -> str:
+        """Say that a log is not in its place, and where its output can be read instead."""
+        text = "%s.log is gone: somebody has removed or renamed %s" % (name, record[name + "_path"])
         # Only a look at what it is: to open a pipe, which it may be too, would take output away.
         place = "/proc/%d/fd/%d" % (record.last_pid, 2 if name == "stderr" else 1)
         if self.store.is_alive(record) and os.path.isfile(place):
             text += "; the command still writes to " + place
         return text
 
-    def close(self) -> None:
-        for log in self.logs.values():
-            log.close()
+
+def places_in(record: "Any", lines: "Optional[int]") -> "Dict[str, int]":
+    """Return where the last lines of a run's logs begin; by default, where the logs do."""
+    if lines is None:
+        return {"stdout": 0, "stderr": 0}
+    with Translate("read", record.logdir):
+        return {name: place_of_last(record[name + "_path"], lines) for name in ("stdout", "stderr")}
 
 
-def events(jobs: "Jobs", job_id: str, record: "Any", told: "Dict[str, int]", include: "Sequence[str]",
+def events(jobs: "Jobs", job_id: str, record: "Any", places: "Dict[str, int]", include: "Sequence[str]",
            poll_interval: float, heartbeat_interval: "Optional[float]", seq: int) -> "Iterator[JobEvent]":
-    """Yield the events of `Jobs.bind`. `told` says how far each stream was told, `seq` how many events there were."""
+    """Yield the events of `Jobs.bind`: its logs from these places on, and `seq` events after the first."""
     import codecs
     while record is None:
         time.sleep(poll_interval)
         record = jobs.get_status(job_id)
-    follower = Follower(jobs.store, record, {name: told[name] for name in include if name in told})
-    decoders: "Any" = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in told}
-    status, quiet = None, time.monotonic()
+    decoders: "Any" = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in places}
+    follower, status, quiet = Follower(jobs.store, record, places, include), None, time.monotonic()
 
     def event(kind: str, text: "Optional[str]" = None) -> JobEvent:
         nonlocal seq, quiet
         seq, quiet = seq + 1, time.monotonic()
-        place = (seq, record.run, str(record.cookie)[:8], told["stdout"], told["stderr"])
-        return JobEvent(type=kind, job_id=job_id, text=text, status=record.status if kind == "status" else None,
-                        seq=seq, id=".".join(map(str, place)), ts=iso_time(time.time()))
-    try:
-        for latest in Watched(jobs, record).looks(every=poll_interval):
-            if latest is None:
-                return
-            record, over = latest, latest.status not in ACTIVE
-            if record.status != status and not over:
-                status = record.status
-                yield event("status")
-            for name, kind, content in follower.read(record):
-                text, decoder = content, decoders[name]
-                if kind == name:  # of a character that is not complete we wait for the rest, if there is one
-                    text = decoder.decode(content, over and not content)
-                elif kind == "truncated":
-                    decoder.reset()
-                told[name] = follower.logs[name].offset - len(decoder.getstate()[0])
-                if text:
-                    yield event(kind, text)
-            if over:
-                yield event("status")
-            elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
-                yield event("heartbeat")
-    finally:
-        follower.close()
+        # Of a character that is not complete, the first bytes are yet to be told.
+        told = ["%d" % (places[name] - len(decoders[name].getstate()[0])) for name in ("stdout", "stderr")]
+        place = "%d.%d.%.8s.%s.%s" % (seq, record.run, record.cookie, *told)
+        return JobEvent(type=kind, job_id=job_id, text=text, status=status if kind == "status" else None, seq=seq,
+                        id=place, ts=iso_time(time.time()))
+
+    for latest in Watched(jobs, record).looks(every=poll_interval):
+        if latest is None:
+            return
+        over = latest.status not in ACTIVE
+        if latest.status != status and not over:
+            status = latest.status
+            yield event("status")
+        for name, kind, content in follower.read(latest):
+            if kind == name:
+                content = decoders[name].decode(content, over and not content)
+            elif kind == CUT:
+                decoders[name].reset()
+            if content:
+                yield event(kind, content)
+        if over:
+            status = latest.status
+            yield event("status")
+        elif heartbeat_interval and time.monotonic() - quiet >= heartbeat_interval:
+            yield event("heartbeat")
 
 
 class Stop:
@@ -4866,17 +4819,12 @@ class Jobs:
         """
         record = known(self.get_status(job_id, run), job_id, run, self.db_path)
         texts = {"stdout": bytearray(), "stderr": bytearray()}
-        follower = Follower(self.store, record, dict.fromkeys(texts, 0))
-        try:
-            for name, kind, content in follower.read(record):
-                if kind == "gone":
-                    raise StoreError(content, record[name + "_path"])
-                if kind == name:
-                    texts[name] += content
-        finally:
-            follower.close()
-        if follower.removed:
-            raise UnknownJob(job_id, record.run, self.db_path)
+        for name, kind, content in Follower(self.store, record, places_in(record, None), texts).read(record):
+            if kind == GONE:
+                raise StoreError(content, record[name + "_path"])
+            if kind == name:
+                texts[name] += content
+        known(self.store.again(record), job_id, record.run, self.db_path)
         return texts["stdout"].decode("utf-8", "replace"), texts["stderr"].decode("utf-8", "replace")
 
     def bind(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
@@ -4905,7 +4853,7 @@ class Jobs:
         except (ValueError, IndexError):
             raise SchemaError("%.60r is not the id of an event of a job" % (last_event_id,)) from None
 
-        told = {"stdout": stdout, "stderr": stderr}
+        places = {"stdout": stdout, "stderr": stderr}
         record = self.get_status(job_id, run) if run else None
         if record is None or not str(record.cookie).startswith(place[2]):  # that run is gone: begin with the newest
             record = self.get_status(job_id)
@@ -4913,9 +4861,8 @@ class Jobs:
                 raise UnknownJob(job_id, None, self.db_path)
             # Of what has not started yet there is nothing to leave out.
             whole = from_beginning or wait or run or record.status in (QUEUED, STARTING)
-            with Translate("read", self.db_path):
-                told = {name: 0 if whole else place_of_last(record[name + "_path"], 0) for name in told}
-        return events(self, job_id, record, told, include, poll_interval, heartbeat_interval, seq)
+            places = places_in(record, None if whole else 0)
+        return events(self, job_id, record, places, include, poll_interval, heartbeat_interval, seq)
 
     def sse(self, job_id: str, include: "Sequence[str]" = ("stdout", "stderr"), from_beginning: bool = False,
             poll_interval: float = FOLLOW_SECONDS, heartbeat_interval: "Optional[float]" = 5.0,
@@ -5272,12 +5219,11 @@ def one_line(record: JobRecord) -> str:
 
 def end_of(path: str) -> "Tuple[int, bytes]":
     """Return a bounded piece of a log's end, and where it begins."""
-    begin, found, part = max(place_of_last(path, 0) - TAIL_BYTES, 0), b"", b"-"
-    log = LogTail(path, begin)
-    while part and len(found) < TAIL_BYTES:
-        part = log.read()
+    begin, found = max(end_of_log(path) - TAIL_BYTES, 0), b""
+    for part, _, _ in read_log(path, begin):
         found += part
-    log.close()
+        if not part or len(found) >= TAIL_BYTES:
+            break
     return begin, found
 
 
@@ -5350,106 +5296,79 @@ def tell_error(error: NodejobsError) -> int:
     return EXIT_USAGE if isinstance(error, SchemaError) else EXIT_ERROR
 
 
-def complain_of_removal(record: JobRecord) -> None:
-    complain("run %s of %s was removed before it was seen to end" % (record.run, record.self_id))
-
-
-def wait_with_bar(jobs: Jobs, record: JobRecord, deadline: float) -> "Any":
-    """Wait for the end of a run; where stderr is a terminal, and the usual duration known, draw the progress there."""
-    usual = usual_of(jobs, record) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
-    name, latest = printable(record.self_id), None
-    try:
-        # Not jobs.wait, which would take a newer run for this one.
-        for latest in Watched(jobs, record).looks(deadline, FOREVER if usual is None else 1.0):
-            if usual is not None and latest is not None and latest.status in ACTIVE:
-                room = terminal_width(sys.stderr) - 1
-                text = "%s: %s" % (fit(name, min(width_of(name), 30, room // 3)), progress(latest, usual))
-                write(sys.stderr, "\r" + fit(text, room).rstrip() + "\033[K", end="")
-                sys.stderr.flush()
-    finally:
-        if usual is not None:
-            write(sys.stderr, "\r\033[K", end="")
-            sys.stderr.flush()
+def seen_to_end(latest: "Any", record: JobRecord) -> "Any":
+    """Return what the last look at a run has seen. Raises NodejobsError if it was removed before its end."""
+    if latest is None:
+        raise NodejobsError("run %s of %s was removed before it was seen to end" % (record.run, record.self_id))
     return latest
 
 
-def wait_for(jobs: Jobs, records: "Sequence[JobRecord]", timeout: "Optional[float]", as_json: bool, code: int,
-             several: bool) -> int:
-    """Wait for runs and show them; return the first code that is not 0, the given one first."""
-    deadline = time.monotonic() + (FOREVER if timeout is None else timeout)
-    seen: "List[JobRecord]" = []
-    for before in records:
-        try:
-            record = wait_with_bar(jobs, before, deadline)
-        except KeyboardInterrupt:
-            complain("no longer waiting for %s, which goes on" % before.self_id)
-            raise
-        if record is None:
-            complain_of_removal(before)
-            code = code or EXIT_ERROR
-            continue
-        seen.append(record)
-        code = code or job_exit_code(record)
-        if not as_json:
-            with Translate("read", jobs.db_path):
-                jobs._place([record])
-            show(record, with_errors=True)
-            sys.stdout.flush()
-        if record.status in ACTIVE:
-            complain("gave up after %s; %s goes on" % (human_seconds(timeout), record.self_id))
-    if as_json:
-        say_json_of(seen, several)
-    return code
+def bar_of(record: JobRecord, usual: float) -> str:
+    room = terminal_width(sys.stderr) - 1
+    name = fit(printable(record.self_id), room // 3).rstrip()
+    return fit("%s: %s" % (name, progress(record, usual)), room).rstrip()
 
 
-def watch_outputs(outputs: "Iterable[Any]") -> "Any":
-    """Return a poll object that tells when the reader of an output has left; None where there is no such thing."""
-    import select
-    found = select.poll() if hasattr(select, "poll") else None
-    for raw in outputs:
-        if found and os.fstat(raw.fileno()).st_mode & 0o170000 in (0o010000, 0o140000):  # a pipe, a socket
-            found.register(raw.fileno(), 0)  # errors and hang-ups are always told
-    return found
+def wait_for(jobs: Jobs, record: JobRecord, deadline: float = FOREVER) -> "Any":
+    """Wait for the end of a run, and return its record then, or at the deadline.
+
+    Where stderr is a terminal, and the usual duration known, draw the progress there.
+    """
+    usual = usual_of(jobs, record) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
+    latest, erase = None, ""
+    try:
+        for latest in Watched(jobs, record).looks(deadline, FOREVER if usual is None else 1.0):
+            if usual is not None and latest is not None and latest.status in ACTIVE:
+                erase = "\r\033[K"
+                write(sys.stderr, "\r%s\033[K" % bar_of(latest, usual), end="")
+                sys.stderr.flush()
+    except KeyboardInterrupt:
+        write(sys.stderr, erase, end="")
+        complain("no longer waiting for %s, which goes on" % record.self_id)
+        raise
+    write(sys.stderr, erase, end="")
+    sys.stderr.flush()
+    with Translate("read", jobs.db_path):
+        jobs._place([seen_to_end(latest, record)])
+    return latest
 
 
-def follower_of(jobs: Jobs, record: JobRecord, names: "Iterable[str]", lines: "Optional[int]") -> Follower:
-    """Return a follower of logs from their beginning, or from their last lines on."""
-    with Translate("read", record.logdir):
-        return Follower(jobs.store, record, {
-            name: 0 if lines is None else place_of_last(record[name + "_path"], lines) for name in names})
+def copy_logs(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "Optional[int]",
+              looks: "Iterable[Any]") -> "Tuple[Any, bool]":
+    """Copy logs, or their last lines and what follows, to the outputs of that name, at each look at the run.
 
-
-def copy_news(follower: Follower, record: JobRecord, outputs: "Mapping[str, Any]") -> bool:
-    """Write what has come to the outputs, and to stderr what was done to a log; tell whether one is gone."""
-    gone = False
-    for name, kind, content in follower.read(record):
-        if kind == name:
-            outputs[name].write(content)
-        else:
+    Returns what the last look has seen, and whether a log is gone.
+    """
+    follower, latest, gone = Follower(jobs.store, record, places_in(record, lines), outputs), None, False
+    for latest in looks:
+        for name, kind, content in follower.read(latest) if latest is not None else ():
+            if kind == name:
+                outputs[name].write(content)
             outputs[name].flush()
-            complain(content)
-            sys.stderr.flush()
-        gone = gone or kind == "gone"
-    for raw in outputs.values():
-        raw.flush()
-    return gone
+            if kind != name:
+                complain(content)
+            gone = gone or kind == GONE
+    return latest, gone
 
 
 def follow(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "Optional[int]") -> "Any":
-    """Copy output as it comes until the run has ended; return its record then, None if it was removed."""
-    follower, watched, latest = follower_of(jobs, record, outputs, lines), watch_outputs(outputs.values()), None
-    try:
+    """Copy output as it comes until the run has ended; return its record then."""
+    import select
+    readers = select.poll() if hasattr(select, "poll") else None
+    for raw in outputs.values():
+        if readers and os.fstat(raw.fileno()).st_mode & 0o170000 in (0o010000, 0o140000):  # a pipe, a socket
+            readers.register(raw.fileno(), 0)  # errors and hang-ups are always told
+
+    def looks() -> "Iterator[Any]":
         for latest in Watched(jobs, record).looks(every=FOLLOW_SECONDS):
-            if watched and watched.poll(0):
+            if readers and readers.poll(0):
                 raise BrokenPipeError
-            if latest is not None:
-                copy_news(follower, latest, outputs)
+            yield latest
+    try:
+        return seen_to_end(copy_logs(jobs, record, outputs, lines, looks())[0], record)
     except KeyboardInterrupt:
         complain("no longer following %s, which goes on" % record.self_id)
         raise
-    if latest is None:
-        complain_of_removal(record)
-    return latest
 
 
 def tell_freshness(record: JobRecord, before: "Any", cwd: "Optional[str]") -> None:
@@ -5482,31 +5401,30 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
     if record.status == QUEUED and record.error and (options.follow or options.wait):
         complain(record.error)
     if options.follow:
-        ended = follow(jobs, record, {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}, None)
-        if ended is None:
-            return EXIT_ERROR
-        if ended.ended:
-            complain(one_line(ended))
-        return job_exit_code(ended)
+        record = follow(jobs, record, {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}, None)
+        complain(one_line(record))
+        return job_exit_code(record)
     if options.wait:
-        return wait_for(jobs, [record], None, options.json, 0, False)
+        record = wait_for(jobs, record)
 
     if options.json:
         say_json(record)
     else:
         show(record, with_errors=True)
-    return start_exit_code(record)
+    return job_exit_code(record) if options.wait else start_exit_code(record)
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
-    records, code = [], 0
-    for job_id in options.words:
-        record = jobs.wait(job_id, 0)
-        if record is None:
-            code = tell_error(UnknownJob(job_id, None, jobs.db_path))  # now, not after hours of waiting
-        else:
-            records.append(record)
-    return wait_for(jobs, records, options.timeout, options.json, code, len(options.words) > 1)
+    deadline = time.monotonic() + (FOREVER if options.timeout is None else options.timeout)
+    found = {job_id: jobs.wait(job_id, 0) for job_id in options.words}
+
+    def wait(job_id: str) -> "Any":
+        record = wait_for(jobs, known(found[job_id], job_id, None, jobs.db_path), deadline)
+        if record.status in ACTIVE:
+            complain("gave up after %s; %s goes on" % (human_seconds(options.timeout), job_id))
+        return record
+    options.words.sort(key=lambda job_id: found[job_id] is not None)  # what is not there is told at once
+    return each(options, wait, waited=True)
 
 
 def find(jobs: Jobs, options: "Any") -> "Any":
@@ -5622,36 +5540,35 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
     code, answer = 0, {"self_id": record.self_id, "run": record.run}
     for name in outputs:
         raw = io.BytesIO() if options.json else outputs[name]
-        follower = follower_of(jobs, record, [name], options.n)
-        gone = copy_news(follower, record, {name: raw})
-        follower.close()
-        if follower.removed:
-            raise UnknownJob(record.self_id, record.run, jobs.db_path)
+        _, gone = copy_logs(jobs, record, {name: raw}, options.n, [record])
         code = EXIT_ERROR if gone else code
         if options.json:
             answer[name] = None if gone else raw.getvalue().decode("utf-8", "replace")
+    known(jobs.store.again(record), record.self_id, record.run, jobs.db_path)
     if options.json:
         say_json(answer)
     return code
 
 
-def each(options: "Any", act: "Any", done: str = "") -> int:
+def each(options: "Any", act: "Any", done: str = "", waited: bool = False) -> int:
     """Do something to every job named, show what came of it, and go on after an error; return the exit code."""
     records, code = [], 0
     for job_id in options.words:
         try:
             record = act(job_id)
         except NodejobsError as error:
-            code = tell_error(error)
+            told = tell_error(error)
+            code = code or told
             continue
         records.append(record)
+        code = code or (job_exit_code(record) if waited else 0)
         if options.json:
             continue
         tell_rest(record)
         if done:
             say("%s: %s" % (printable(job_id), done))
         else:
-            show(record, with_errors=False)
+            show(record, with_errors=waited)
 
     if options.json:
         say_json_of(records, len(options.words) > 1)

@@ -5644,9 +5644,10 @@ def test_an_error_is_blamed_on_the_output_only_if_it_was_the_output(cli, jobs, s
                               stderr=subprocess.PIPE)
         assert (done.returncode, done.stderr) == (125, b"nodejobs: cannot write the output: No space left on device\n")
 
-    def broken(tail):
+    def broken(*place):
         raise OSError(errno.EIO, "Input/output error")  # as read(2): no file is named
-    monkeypatch.setattr(nodejobs.LogTail, "read", broken)
+        yield
+    monkeypatch.setattr(nodejobs, "read_log", broken)
     assert nodejobs.main(["--db", str(store), "logs", "long"]) == 125
     print("still open")
     output = capfd.readouterr()
