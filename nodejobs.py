@@ -121,7 +121,6 @@ if TYPE_CHECKING:
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
     Row = Tuple[int, int, int, int, bytes]  # a process' parent, group, session, start time, state
-    Run = Tuple[int, int, int, bytes, int, int]  # the command's pid, start time, mark; cookie; the monitor's pid, start
     # How a process ended: pid, exit code or None, signal or None, its seconds of CPU and KiB of memory where known
     Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
     Ticket = Tuple[int, str, str]  # a run's place in its queue: number, cookie, kind
@@ -761,6 +760,19 @@ class QueueRecord(BaseData):
 
 # ------ 3. platform ------
 
+class Run:
+    """The processes of a run, as far as its journal names them: its command and its monitor (rule 7)."""
+
+    def __init__(self, state: "Dict[str, Any]") -> None:
+        self.pid: int = state.get("last_pid") or 0
+        self.start: int = state.get("pid_start") or 0
+        self.mark: int = state.get("pid_mark") or 0
+        self.reaped = state.get("status") in ENDED and state["status"] != LOST  # so its pid is free for a stranger
+        self.cookie = str(state.get("cookie")).encode()
+        self.monitor: int = state.get("monitor_pid") or 0
+        self.monitor_start: int = state.get("monitor_start") or 0
+
+
 class Posix:
     """What the rooms below need of an operating system: the contract, and what POSIX gives.
 
@@ -798,10 +810,7 @@ class Posix:
         raise NotImplementedError
 
     def mark(self, pid: int) -> int:
-        """Return a number that no other process of this boot ever has, or 0 where the system has none.
-
-        In a Run it may be -1: then the command is known to be gone.
-        """
+        """Return a number that no other process of this boot ever has, or 0 where the system has none."""
         raise NotImplementedError
 
     def is_command(self, run: "Run") -> bool:
@@ -1010,7 +1019,7 @@ class Posix:
 
     def await_command(self, run: "Run", deadline: float) -> None:
         """Wait until the command of that run is gone, or the deadline."""
-        self.await_gone(run[0], lambda: self.is_command(run), deadline)
+        self.await_gone(run.pid, lambda: self.is_command(run), deadline)
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         """Wait until the run's lock is free, or the deadline; `run` only if its pids mean something here.
@@ -1021,7 +1030,7 @@ class Posix:
             # First the end of the command. Its monitor writes it down, and may then stay for what was left behind.
             self.await_command(run, deadline)
         deadline = min(deadline, time.monotonic() + 1.0)
-        self.await_gone(run[4] if run else 0, lambda: self.is_monitored(path), deadline, POLL_SECONDS)
+        self.await_gone(run.monitor if run else 0, lambda: self.is_monitored(path), deadline, POLL_SECONDS)
 
     def start_monitor(self, argv: "List[bytes]", environment: "Dict[bytes, bytes]", payload: bytes,
                       job_lock: int, run_lock: str) -> bytes:
@@ -1379,12 +1388,11 @@ class ProcessTable(Posix):
         # Within one clock tick a pid can come round to a stranger. A command carries the cookie; one that has
         # scrubbed its environment since still leads the group that was made for it (the leader of a session can join
         # no other). Before it has one, it is in its monitor's: that may have permitted it to execute and been killed.
-        pid, start, mark, cookie, monitor, _ = run
-        row = self.row(pid)
-        if row is None or row[3] != start or mark < 0 or mark and self.mark(pid) not in (mark, 0):
+        row = self.row(run.pid)
+        if row is None or row[3] != run.start or run.reaped or run.mark and self.mark(run.pid) not in (run.mark, 0):
             return False
-        found = self.cookie_of(pid)
-        return found == cookie or found in (None, b"", MONITOR_COOKIE) and row[1] in (pid, monitor)
+        cookie = self.cookie_of(run.pid)
+        return cookie == run.cookie or cookie in (None, b"", MONITOR_COOKIE) and row[1] in (run.pid, run.monitor)
 
     def send(self, pid: int, start: int, number: int) -> None:
         """Signal a process, and no stranger; one that is gone, or not ours, hears nothing (rule 7)."""
@@ -1413,10 +1421,10 @@ class ProcessTable(Posix):
         A zombie is a member, too. The kernel signals all at once, and a fork fails where a signal is pending: so
         nothing outruns that.
         """
-        if run[0] == os.getpgrp() or self.start_time(run[0]) not in (None, run[1]):
+        if run.pid == os.getpgrp() or self.start_time(run.pid) not in (None, run.start):
             return False
         try:
-            os.killpg(run[0], number)
+            os.killpg(run.pid, number)
         except ProcessLookupError:
             return False
         except PermissionError:
@@ -1430,18 +1438,18 @@ class ProcessTable(Posix):
         monitor has adopted, what was `known` before, and all their descendants; less what carries
         another run's cookie (a job started by a job is not its child), and less ourselves.
         """
-        root, start, _, cookie, monitor, monitor_start = run
         # Parents come first, so that a shell that is asked before its child dies of the signal, and not of the child's
         # end. Whatever the run started is not older than its command.
         rows = sorted(self.processes().items(), key=lambda item: (item[1][3], item[0]))
-        cookies = {pid: self.cookie_of(pid) for pid, row in rows if row[3] >= start and pid not in (os.getpid(), monitor)}
-        mine = [(pid, row) for pid, row in rows if pid in cookies and cookies[pid] in (None, b"", cookie)]
+        others = os.getpid(), run.monitor
+        cookies = {pid: self.cookie_of(pid) for pid, row in rows if row[3] >= run.start and pid not in others}
+        mine = [(pid, row) for pid, row in rows if pid in cookies and cookies[pid] in (None, b"", run.cookie)]
 
-        family = {pid for pid, row in mine if known.get(pid) == row[3] or cookies[pid] == cookie}
+        family = {pid for pid, row in mine if known.get(pid) == row[3] or cookies[pid] == run.cookie}
         if self.is_command(run):
-            family.add(root)
-        if self.start_time(monitor) == monitor_start:
-            family.add(monitor)
+            family.add(run.pid)
+        if self.start_time(run.monitor) == run.monitor_start:
+            family.add(run.monitor)
         numbers: "Set[int]" = set()  # of the family's processes, groups and sessions
         before = -1
         while before != len(family):
@@ -1449,7 +1457,7 @@ class ProcessTable(Posix):
             for pid, row in mine:
                 # The number of a session stays taken for as long as it has a member. With the command itself, or
                 # one process known to be ours in it, the session is the run's; otherwise it may be a later one.
-                if row[0] in family or root in numbers and root in row[1:3]:
+                if row[0] in family or run.pid in numbers and run.pid in row[1:3]:
                     family.add(pid)
                 if pid in family:
                     numbers.update((pid, *row[1:3]))
@@ -1474,12 +1482,11 @@ class ProcessTable(Posix):
         return members
 
     def remaining(self, run: "Run", known: "Members") -> "Members":
-        _, _, _, cookie, monitor, monitor_start = run
         found = {pid: start for pid, start in known.items() if start is not None and self.start_time(pid) == start}
-        if self.start_time(monitor) == monitor_start:
-            for pid in self.children(monitor):
+        if self.start_time(run.monitor) == run.monitor_start:
+            for pid in self.children(run.monitor):
                 start = self.start_time(pid)
-                if start is not None and self.cookie_of(pid) in (None, b"", cookie):  # no monitor of another run
+                if start is not None and self.cookie_of(pid) in (None, b"", run.cookie):  # no monitor of another run
                     found[pid] = start
         return found
 
@@ -1516,7 +1523,7 @@ class ProcessTable(Posix):
 
     def kill_groups(self, runs: "Sequence[Tuple[Run, Members]]", groups: "Set[int]") -> None:
         for run, _ in runs:
-            if run[0] in groups:
+            if run.pid in groups:
                 self.send_group(run, signal.SIGKILL)
 
     def hunt(self, run: "Run") -> "Members":
@@ -1529,7 +1536,7 @@ class ProcessTable(Posix):
         seen: "Optional[List[int]]" = None
         left: "Members" = {}
         while time.monotonic() < last:
-            before, seen = seen, self.children(run[4])
+            before, seen = seen, self.children(run.monitor)
             left = self.remaining(run, {})
             left.pop(os.getpid(), None)  # a job may stop itself
             if not left and seen == before:
@@ -2004,7 +2011,7 @@ class Windows(Posix):
         return 0
 
     def is_command(self, run: "Run") -> bool:
-        return self.start_time(run[0]) == run[1]
+        return self.start_time(run.pid) == run.start
 
     def is_suspended(self, pid: int) -> "Optional[bool]":
         return None
@@ -2035,7 +2042,7 @@ class Windows(Posix):
             self.close(handle)
 
     def await_command(self, run: "Run", deadline: float) -> None:
-        self.await_end(run[0], run[1], deadline)
+        self.await_end(run.pid, run.start, deadline)
 
     def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
         if run is not None:
@@ -2063,12 +2070,12 @@ class Windows(Posix):
         return [pid for pid in table[8 // sizeof(c_size_t):] if pid]
 
     def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
-        job = self.job(run[3])
+        job = self.job(run.cookie)
         if job:
             found = {pid: self.start_time(pid) or 0 for pid in self.members(job)}  # 0: it may not be opened
             self.close(job)
         else:
-            found = {pid: start for pid, start in [*known.items(), run[:2]] if self.start_time(pid) == start}
+            found = {pid: start for pid, start in [*known.items(), (run.pid, run.start)] if self.start_time(pid) == start}
         found.pop(os.getpid(), None)
         return found
 
@@ -2077,7 +2084,7 @@ class Windows(Posix):
 
     def kill(self, run: "Run", members: "Members") -> None:
         """End the members: the whole job object at once, unless we are in it."""
-        job = self.job(run[3])
+        job = self.job(run.cookie)
         if job and os.getpid() not in self.members(job):
             self.kernel("TerminateJobObject", job, KILLED)
             members = {}
@@ -2684,13 +2691,6 @@ class JobLock:
         self.close()
 
 
-def processes_of(state: "Dict[str, Any]") -> "Run":
-    """Return a run's own processes, as the platform wants to be told of them."""
-    reaped = state.get("status") in ENDED and state["status"] != LOST  # so that pid is free for a stranger
-    return (state.get("last_pid") or 0, state.get("pid_start") or 0, -1 if reaped else state.get("pid_mark") or 0,
-            str(state.get("cookie")).encode(), state.get("monitor_pid") or 0, state.get("monitor_start") or 0)
-
-
 def write_new(path: str, mode: int, content: bytes) -> None:
     """Write a new file, and see that it outlasts a power cut."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
@@ -2970,7 +2970,7 @@ class Store:
         """Return the record of a run: what its journal says, and what follows from its place."""
         if state.get("left_behind") and state["status"] in ENDED:
             here = state.get("boot_id") == platform.boot_id()
-            left = platform.remaining(processes_of(state), dict(state["left_behind"])) if here else {}
+            left = platform.remaining(Run(state), dict(state["left_behind"])) if here else {}
             state["left_behind"] = [[pid, left[pid]] for pid in sorted(left)] or None
         record = self.record_class.trusted(self.blank)
         stdout_path = logdir + SEP + STDOUT_LOG
@@ -3093,7 +3093,7 @@ class Store:
         """Tell whether the command's own process lives: pid, start time, boot and cookie must agree (rule 7)."""
         if None in (state.get("last_pid"), state.get("pid_start")) or state.get("boot_id") != platform.boot_id():
             return False
-        return platform.is_command(processes_of(state))
+        return platform.is_command(Run(state))
 
     def new_run(self, lock: JobLock, entry: "Dict[str, Any]", enqueue: "Any" = None) -> int:
         """Make a new run of the locked job, with its journal's first line; return its number.
@@ -3426,7 +3426,7 @@ class Monitor:
         for line in read_whole(self.journal).split(b"\n")[:-1]:
             if line[:12] == b'{"last_pid":' and line[-1:] == b"}":
                 raise OSError(0, "another monitor has done so")  # we were so slow that it was queued again
-        platform.adopt_orphans(self.order["cookie"])
+        platform.adopt_orphans(self.order["cookie"].encode())
 
     def open_outputs(self) -> "List[int]":
         """Return what the command shall have as its stdout and as its stderr."""
@@ -3454,16 +3454,15 @@ class Monitor:
         for fd in outputs:
             os.close(fd)
         self.began = time.monotonic()
-        pid, me = self.held[0], os.getpid()
-        self.run = (pid, platform.start_time(pid) or 0, platform.mark(pid), self.order["cookie"],
-                    me, platform.start_time(me) or 0)
+        pid, me, now = self.held[0], os.getpid(), iso_time(time.time())
+        begun = {"last_pid": pid, "pid_start": platform.start_time(pid), "pid_mark": platform.mark(pid),
+                 "monitor_pid": me, "monitor_start": platform.start_time(me),
+                 "started_at": now, "started_clock": self.began, "last_update": now}
+        self.run = Run(dict(begun, cookie=self.order["cookie"]))
         failing = ""
         if pid:
             try:
-                now = iso_time(time.time())
-                append_line(self.journal, {
-                    "last_pid": pid, "pid_start": self.run[1], "pid_mark": self.run[2], "monitor_pid": me,
-                    "monitor_start": self.run[5], "started_at": now, "started_clock": self.began, "last_update": now}, 0)
+                append_line(self.journal, begun, 0)
             except OSError:
                 platform.forbid(self.held)
                 raise
@@ -3532,7 +3531,7 @@ class Monitor:
         stopper = 0
         while not result or stopper:
             ended = self.wait(deadline)
-            if ended and ended[0] == self.run[0]:
+            if ended and ended[0] == self.run.pid:
                 result, self.held = ended, None
             elif ended and ended[0] == stopper:
                 stopper = 0
@@ -3580,7 +3579,7 @@ class Monitor:
             pairs = [[pid, platform.start_time(pid)] for pid in platform.adopted()]
             if None not in [start for _, start in pairs]:
                 break
-        return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", self.order["cookie"])]
+        return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", self.run.cookie)]
 
     def was_asked_to_stop(self) -> bool:
         """Tell whether the journal has a stop request."""
@@ -3688,7 +3687,7 @@ def pack(system: "Type[Posix]", timeout: bool) -> bytes:
     if (system, timeout) in packed:
         return packed[system, timeout]
     scopes = {"": ROOMS}
-    for name, kind in (("Monitor", Monitor), ("CappedLog", CappedLog), ("Platform", system)):
+    for name, kind in (("Monitor", Monitor), ("CappedLog", CappedLog), ("Run", Run), ("Platform", system)):
         scopes[name] = {attribute: getattr(kind, attribute) for attribute in dir(kind)}
     parts: "Any" = {name: ({}, {}) for name in scopes}
     names = ["__init__", "main", "end_trees"][:3 if timeout else 2]
@@ -3905,9 +3904,9 @@ def pause(record: JobRecord, until: float) -> None:
         time.sleep(max(seconds, 0.0) if seconds < 0.1 else FOLLOW_SECONDS)
     elif record.monitored:
         here = record.boot_id == platform.boot_id()
-        platform.await_monitor(record.logdir + SEP + LOCK, processes_of(record) if here else None, until)
+        platform.await_monitor(record.logdir + SEP + LOCK, Run(record) if here else None, until)
     else:
-        platform.await_command(processes_of(record), until)
+        platform.await_command(Run(record), until)
         time.sleep(POLL_SECONDS)  # it is gone, and its monitor, whose lock we may not read, goes on
 
 
@@ -4114,7 +4113,7 @@ class Stop:
 def what_holds(record: "Any") -> CannotStop:
     """Say what keeps a run from its end although its processes were killed."""
     command, monitor = record.last_pid, record.monitor_pid or 0
-    if platform.is_command(processes_of(record)):
+    if platform.is_command(Run(record)):
         return CannotStop(record, [command], "its command, pid %d, lives on" % command)
     if platform.start_time(monitor) == record.monitor_start:
         # Whoever is traced stays a zombie until its tracer has taken note of its end; then its parent may.
@@ -4646,7 +4645,7 @@ class Jobs:
         order = {
             "directory": os.fsencode(directory), "environment": changes,
             "cwd": launch["cwd"], "merge": entry["merge"],
-            "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"].encode(),
+            "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"],
             "shell_startsecs": launch["startsecs"], "umask": launch["umask"],
             "max_log": entry.get("max_log"),
             "store": os.fsencode(self.db_path), "spool": spool,
@@ -4782,7 +4781,7 @@ class Jobs:
                     each.attempt(step)
 
             with Translate("stop a job of", self.db_path):
-                left = iter(platform.end_trees([(processes_of(watched.record), members) for each in stops
+                left = iter(platform.end_trees([(Run(watched.record), members) for each in stops
                                                 for watched, members in each.runs], number, grace))
             for each in stops:
                 each.outlived = [next(left) for _ in each.runs]

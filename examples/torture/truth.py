@@ -145,7 +145,7 @@ def monitor_killed(room):
 
 def kill_own(record):
     """Kill what a run of this boot may still have, if its pid is certainly its own."""
-    if record.last_pid and nodejobs.platform.is_command(nodejobs.processes_of(record)):
+    if record.last_pid and nodejobs.platform.is_command(nodejobs.Run(record)):
         end([record.last_pid])
 
 
@@ -197,7 +197,7 @@ def reboot(room):
             problems += wrong(jobs.stop("a", grace=0), status="stopped")
         else:
             problems += wrong(jobs.get_status("a", 1), status="running", monitored=False)  # back in the old boot
-            nodejobs.platform.end_trees([(nodejobs.processes_of(record), {})], signal.SIGKILL, 0)
+            nodejobs.platform.end_trees([(nodejobs.Run(record), {})], signal.SIGKILL, 0)
         yield "%s, the monitor %s" % (kind, "lives" if monitored else "was killed"), problems
 
 
