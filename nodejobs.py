@@ -5007,6 +5007,7 @@ def with_unit(text: str, units: "Dict[str, int]", what: str) -> float:
     """Read a number that may have a unit. Raises SchemaError, which says what was expected."""
     unit = units.get(text[-1:].lower(), 0)
     number = text[:-1] if unit else text
+
     if not number.replace(".", "", 1).isdecimal() or len(number) > 15:
         raise SchemaError("%.40r is not %s" % (text, what))
     return float(number) * (unit or 1)
@@ -5162,42 +5163,52 @@ def state_of(record: JobRecord) -> str:
 def row_of(record: JobRecord, first: str, last: str) -> "List[str]":
     """Return the cells of a record's row in a table; what stands in the first and the last is the caller's matter."""
     exit_code = "" if record.exit_code is None else str(record.exit_code)
-    return [first, state_of(record), record.signal or exit_code, human_seconds(record.duration),
-            local_time(record.started_at), last]
+    return [first,
+            state_of(record),
+            record.signal or exit_code,
+            human_seconds(record.duration),
+            local_time(record.started_at),
+            last]
 
 
 def say_table(titles: str, rows: "List[List[str]]") -> None:
     """Print a table, no wider than the terminal. Each of its first two columns takes a fifth of that, if need be."""
-    room = terminal_width()
-    cells = [titles.split()] + [[printable(cell) or "-" for cell in row] for row in rows]
+    cells = [titles.split()]
+    for row in rows:
+        cells.append([printable(cell) or "-" for cell in row])
     first, second, *others = [max(map(width_of, column)) for column in zip(*cells)]
+
+    room = terminal_width()
     most = max(room // 5, min(room // 3, NARROW))
     first, second = min(first, most), min(second, most)
+    rest_room = room - first - second - 4
 
     for number, row in enumerate(cells):
         state = fit(row[1], second)
         if number:
             state = coloured(row[1].partition(",")[0], state)
         rest = "  ".join(map(fit, row[2:], others)).rstrip()
-        say("  ".join([fit(row[0], first), state, cut(rest, room - first - second - 4)]))
+        say("  ".join([fit(row[0], first), state, cut(rest, rest_room)]))
 
 
 def usual_of(jobs: Jobs, record: JobRecord) -> "Optional[float]":
     """Return the median duration of a running job's finished runs; None if it does not run, or none has finished."""
     if record.status not in ACTIVE or record.duration is None:
         return None
-    durations = sorted([run.duration for run in jobs.history(record.self_id)
-                        if run.status == FINISHED and run.duration is not None])
+    finished = [run for run in jobs.history(record.self_id) if run.status == FINISHED]
+    durations = sorted([run.duration for run in finished if run.duration is not None])
     return durations[len(durations) // 2] if durations else None
 
 
 def progress(record: JobRecord, usual: float) -> str:
     """Draw how far a running job is, and say the time left."""
-    left = "usually it takes " + human_seconds(usual)
     done = record.duration / max(usual, 0.001)
+    bar = "#" * int(min(done, 1) * 20)
+
+    left = "usually it takes " + human_seconds(usual)
     if done < 1:
         left = "%d%%, about %s left" % (done * 100, human_seconds(usual - record.duration))
-    return "[%s] %s" % (("#" * int(min(done, 1) * 20)).ljust(20, "-"), left)
+    return "[%s] %s" % (bar.ljust(20, "-"), left)
 
 
 def one_line(record: JobRecord) -> str:
@@ -5208,12 +5219,12 @@ def one_line(record: JobRecord) -> str:
     elif record.signal:
         text += " by " + record.signal
 
-    facts = ["run %s" % record.run]
-    if record.ended and record.duration is not None:
-        facts.append(human_seconds(record.duration))
-    elif not record.ended and record.status != QUEUED:
-        facts.append("pid %s" % record.last_pid)
-    return "%s (%s)" % (text, ", ".join(facts))
+    text += " (run %s" % record.run
+    if not record.ended and record.status != QUEUED:
+        text += ", pid %s" % record.last_pid
+    elif record.ended and record.duration is not None:
+        text += ", " + human_seconds(record.duration)
+    return text + ")"
 
 
 def end_of(path: str) -> "Tuple[int, bytes]":
@@ -5239,6 +5250,7 @@ def error_tail(record: JobRecord, room: int) -> "List[str]":
 
     import re
     text = re.sub(ESCAPES, "", raw.decode("utf-8", "replace"))
+
     # What a carriage return overwrites is not seen on a terminal either.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")]
     if begin:
@@ -5373,14 +5385,19 @@ def follow(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "
 def tell_freshness(record: JobRecord, before: "Any", cwd: "Optional[str]") -> None:
     """Say that nothing was started, or why something was, though the last run finished."""
     if record.fresh:
-        complain("%s is %s; nothing was started" % (
-            record.self_id, "fresh" if record.ended else "still %s" % record.status))
-    elif before is not None and before.status == FINISHED:
-        elsewhere = cwd is not None and before.cwd != record.cwd
-        if elsewhere or before.command != record.command:
-            complain("%s is not fresh: its last run had another %s: %s" % (
-                record.self_id, "directory" if elsewhere else "command",
-                before.cwd if elsewhere else command_text(before.command)))
+        state = "fresh" if record.ended else "still %s" % record.status
+        complain("%s is %s; nothing was started" % (record.self_id, state))
+        return
+    if before is None or before.status != FINISHED:
+        return
+
+    other = None
+    if before.command != record.command:
+        other = "command: " + command_text(before.command)
+    elif cwd is not None and before.cwd != record.cwd:
+        other = "directory: " + before.cwd
+    if other:
+        complain("%s is not fresh: its last run had another %s" % (record.self_id, other))
 
 
 def verb_run(jobs: Jobs, options: "Any") -> int:
@@ -5388,12 +5405,17 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         raise SchemaError("say what to run: either -- COMMAND and its arguments, or -c 'shell line'")
     if options.follow and options.json:
         raise SchemaError("--follow shows the output itself; take either that or --json")
-    before = jobs.get_status(options.id) if options.fresh is not None and options.id else None
+    before = None
+    if options.fresh is not None and options.id:
+        before = jobs.get_status(options.id)
     queue, slots = options.queue or (None, None)
+
     record = jobs.run(options.words or options.c, options.id, options.cwd, dict(options.env),
-                      startsecs=options.startsecs, fresh_for=options.fresh, timeout=options.timeout,
-                      merge=options.merge, max_log=options.max_log, queue=queue, slots=slots, after=options.after,
-                      after_ok=options.after_ok, first=options.first)
+                      startsecs=options.startsecs, timeout=options.timeout,
+                      fresh_for=options.fresh,
+                      merge=options.merge, max_log=options.max_log,
+                      queue=queue, slots=slots, first=options.first,
+                      after=options.after, after_ok=options.after_ok)
     if not options.json:
         tell_freshness(record, before, options.cwd)
 
@@ -5439,7 +5461,9 @@ def why_queued(jobs: Jobs, record: JobRecord) -> "Optional[str]":
     if queue is not None and queue.paused:
         return "the queue %s was paused by %s; `queue resume %s` lets it go on" % (
             queue.queue, queue.paused_by, queue.queue)
-    if record.waits_for or queue is not None and len(queue.running) >= queue.slots:
+
+    is_full = queue is not None and len(queue.running) >= queue.slots
+    if record.waits_for or is_full:
         return None
     return "it is due; if nobody was there to start it, `queue start` does, and any run, wait or stop"
 
@@ -5462,29 +5486,51 @@ WRITERS: "Dict[str, Any]" = {
     "duration": human_seconds, "timeout": human_seconds, "cpu_seconds": human_seconds}
 
 
+def facts_of(jobs: Jobs, record: JobRecord) -> "Dict[str, Any]":
+    """Return what `status` shows of a record, by title; None and False are not worth a line."""
+    facts: "Dict[str, Any]" = {"why": why(jobs, record)}
+    usual = usual_of(jobs, record)
+    if usual is not None:
+        facts["progress"] = progress(record, usual)
+
+    added = [key for key in record if key not in JobRecord.fields]  # by a subclass
+    for key in SHOWN + added:
+        facts[key] = record.get(key)
+
+    # `stop` ends what was left behind, whichever run it is of.
+    ended = [run for run in jobs.history(record.self_id) if run.ended]
+    left = [str(pid) for run in ended for pid, _ in run.left_behind or ()]
+    facts["left behind"] = ", ".join(left) or None
+    return facts
+
+
 def verb_status(jobs: Jobs, options: "Any") -> int:
+    """Show everything about a job."""
     record = find(jobs, options)
     if options.json:
         say_json(record)
         return 0
 
-    usual = usual_of(jobs, record)
-    left = [str(pid) for run in jobs.history(record.self_id) if run.ended for pid, _ in run.left_behind or ()]
-    facts: "Dict[str, Any]" = {"why": why(jobs, record), "progress": None if usual is None else progress(record, usual)}
-    for key in SHOWN + [key for key in record if key not in JobRecord.fields]:
-        facts[key] = record.get(key)
-    facts["left behind"] = ", ".join(left) or None  # `stop` ends it, whichever run it is of
+    state = coloured(record.status, printable(state_of(record)))
+    say("%s: %s" % (printable(record.self_id), state))
 
-    say("%s: %s" % (printable(record.self_id), coloured(record.status, printable(state_of(record)))))
-    for key, value in facts.items():
-        if value is not None and value is not False:
-            say("  %-13s  %s" % (printable(key.replace("_", " ")), printable(WRITERS.get(key, str)(value))))
-    for number, line in enumerate(error_tail(record, max(terminal_width(without=519) - 19, 20))):
-        say("  %-13s  | %s" % ("" if number else "last lines", line))
+    facts = facts_of(jobs, record)
+    for key in facts:
+        if facts[key] is not None and facts[key] is not False:
+            title = key.replace("_", " ")
+            text = WRITERS.get(key, str)(facts[key])
+            say("  %-13s  %s" % (printable(title), printable(text)))
+
+    title = "last lines"
+    room = max(terminal_width(without=519) - 19, 20)
+    for line in error_tail(record, room):
+        say("  %-13s  | %s" % (title, line))
+        title = ""
     return 0
 
 
 def filter_of(options: "Any") -> "Dict[str, Any]":
+    """Return the filter that --status and --id stand for."""
     wanted: "Dict[str, Any]" = {}
     if options.status:
         wanted["status"] = ",".join(options.status).split(",")
@@ -5500,27 +5546,35 @@ def list_order(record: "Any") -> "Any":
 
 
 def verb_list(jobs: Jobs, options: "Any") -> int:
-    records = sorted(jobs.list_status(filter_of(options)).values(), key=list_order)
+    """Show all jobs, or those that the filter names."""
+    wanted = filter_of(options)
+    records = sorted(jobs.list_status(wanted).values(), key=list_order)
     if options.n is not None:
         records = records[max(len(records) - options.n, 0):]
+
     if options.json:
         say_json(records)
     elif options.q:
         for record in records:
             say(printable(record.self_id))
     elif records or options.n == 0:
-        say_table(LIST_TITLES, [row_of(record, record.self_id, command_text(record.command)) for record in records])
+        say_table(LIST_TITLES, [
+            row_of(record, record.self_id, command_text(record.command)) for record in records])
     else:
-        complain("no such jobs in %s; `run -- COMMAND` starts one" % jobs.db_path)
+        what = "such jobs" if wanted else "jobs"
+        complain("no %s in %s; `run -- COMMAND` starts one" % (what, jobs.db_path))
     return 0
 
 
 def verb_history(jobs: Jobs, options: "Any") -> int:
-    records = known(jobs.history(options.words[0]) or None, options.words[0], None, jobs.db_path)
+    """Show the runs of a job."""
+    job_id, = options.words
+    records = known(jobs.history(job_id) or None, job_id, None, jobs.db_path)
     if options.json:
         say_json(records)
     else:
-        say_table(HISTORY_TITLES, [row_of(record, str(record.run), record.error or "") for record in records])
+        say_table(HISTORY_TITLES, [
+            row_of(record, str(record.run), record.error or "") for record in records])
     return 0
 
 
@@ -5603,8 +5657,11 @@ QUEUE_ACTIONS = {"list": "", "pause": "NAME", "resume": "NAME[:SLOTS]", "first":
 def queue_row(queue: "Any") -> "List[str]":
     """Return the cells of a queue's row in the table of queues."""
     state = "paused by %s" % queue.paused_by if queue.paused else "open"
-    return [queue.queue, queue.error or state, "%d/%d" % (len(queue.running), queue.slots),
-            ", ".join(queue.running), ", ".join(queue.waiting)]
+    return [queue.queue,
+            queue.error or state,
+            "%d/%d" % (len(queue.running), queue.slots),
+            ", ".join(queue.running),
+            ", ".join(queue.waiting)]
 
 
 def verb_queue(jobs: Jobs, options: "Any") -> int:
@@ -5614,14 +5671,17 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
     takes = QUEUE_ACTIONS[action]
     if len(names) != bool(takes):
         raise SchemaError("queue %s takes %s" % (action, takes or "no name"))
+
     if action == "first":
         options.words = names
         return each(options, jobs.first)
 
+    # What went wrong is told, and then how the queues stand all the same.
     code = 0
     for problem in jobs.start_due().values() if action == "start" else ():
         complain(problem)
         code = EXIT_ERROR
+
     if action == "pause":
         queues = [jobs.pause(names[0])]
     elif action == "resume":
@@ -5755,9 +5815,11 @@ def main_help() -> str:
 
 def verb_help(verb: str) -> str:
     _, text, takes, options, examples = VERBS[verb]
-    return "\n".join(["usage: %s %s [OPTION]... %s\n" % (program_name(), verb, takes),
-                      text[0].upper() + text[1:] + ".\n",
-                      option_help([*options, JSON, DB, HELP]), example_help(examples)])
+    return "\n".join([
+        "usage: %s %s [OPTION]... %s\n" % (program_name(), verb, takes),
+        text[0].upper() + text[1:] + ".\n",
+        option_help([*options, JSON, DB, HELP]),
+        example_help(examples)])
 
 
 class Options:
@@ -5822,11 +5884,16 @@ def do_verb(verb: str, words: "Sequence[str]", top: "Any") -> int:
         sys.stdout.write(verb_help(verb))
         return 0
 
-    given = " ".join(options.words)
-    if takes and verb != "run" and not options.words or takes in ("", "ID") and len(options.words) > len(takes.split()):
-        raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", given and ", not %r" % given))
+    # `run` knows best what it lacks.
+    too_few = takes and verb != "run" and not options.words
+    too_many = takes in ("", "ID") and len(options.words) > len(takes.split())
+    if too_few or too_many:
+        given = ", not %r" % " ".join(options.words) if too_many else ""
+        raise SchemaError("%s takes %s%s" % (verb, takes or "no more words", given))
+
     options.json = options.json or top.json
-    code: int = function(Jobs(top.db if options.db is None else options.db), options)
+    db_path = top.db if options.db is None else options.db
+    code: int = function(Jobs(db_path), options)
     sys.stdout.flush()
     return code
 
