@@ -5405,6 +5405,7 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         raise SchemaError("say what to run: either -- COMMAND and its arguments, or -c 'shell line'")
     if options.follow and options.json:
         raise SchemaError("--follow shows the output itself; take either that or --json")
+
     before = None
     if options.fresh is not None and options.id:
         before = jobs.get_status(options.id)
@@ -5666,11 +5667,10 @@ def queue_row(queue: "Any") -> "List[str]":
 
 def verb_queue(jobs: Jobs, options: "Any") -> int:
     action, *names = options.words
-    if action not in QUEUE_ACTIONS:
-        raise SchemaError("queue takes %s, not %r" % (", ".join(QUEUE_ACTIONS), action))
-    takes = QUEUE_ACTIONS[action]
-    if len(names) != bool(takes):
-        raise SchemaError("queue %s takes %s" % (action, takes or "no name"))
+    takes = QUEUE_ACTIONS.get(action)
+    if takes is None or len(names) != bool(takes):
+        known_actions = [("%s %s" % pair).rstrip() for pair in QUEUE_ACTIONS.items()]
+        raise SchemaError("queue takes " + ", ".join(known_actions))
 
     if action == "first":
         options.words = names
@@ -5700,6 +5700,7 @@ def verb_queue(jobs: Jobs, options: "Any") -> int:
 
 def verb_prune(jobs: Jobs, options: "Any") -> int:
     removed = jobs.prune(options.older_than, options.keep, filter_of(options))
+
     for record in removed:
         tell_rest(record)
     for record in jobs.spared:
@@ -5746,12 +5747,15 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ["run --id sync -- rsync -a src/ dst/", "run --id build -c 'make && make install'",
          "run --id backup --fresh 6h --timeout 1h --wait -- ./backup.sh",
          "run --id upload --queue net:2 --after-ok backup -- rsync -a src/ dst/"]),
+
     "status": (verb_status, "show everything about a job", "ID", [RUN_NUMBER],
                ["status backup", "status backup --run 3", "status backup --json"]),
+
     "list": (verb_list, "show all jobs, the last started last", "", [
         STATUS, ID_GLOB, ("-n", "N", count, None, "only the last N"),
         ("-q", "", None, False, "print ids only, one a line, with what cannot be printed as escapes")],
         ["list", "list --status failed,lost", "list --id 'backup-*' -n 5 --json"]),
+
     "logs": (verb_logs, "print what a job wrote, byte for byte, stdout to stdout and stderr to stderr", "ID", [
         RUN_NUMBER,
         ("--stdout", "", None, False, "only its stdout"),
@@ -5759,20 +5763,26 @@ VERBS: "Dict[str, Tuple[Any, str, str, Sequence[Option], Sequence[str]]]" = {
         ("-f", "", None, False, "follow it: go on until it has ended"),
         ("-n", "LINES", count, None, "only the last lines of each")],
         ["logs backup", "logs -f backup", "logs backup --stderr -n 20", "logs backup --run 3 > old.txt"]),
+
     "wait": (verb_wait, "wait for jobs to end; exit with the first exit code that is not 0", "ID...", [
         ("--timeout", "TIME", duration, None, "give up after this time, with exit code 124")],
         ["wait backup", "wait build test --timeout 15m && echo both are fine"]),
+
     "stop": (verb_stop, "end all processes of jobs", "ID...", [
         ("--grace", "TIME", duration, GRACE, "kill what is left after this time; default %gs" % GRACE),
         ("--signal", "NAME", str, "TERM", "ask by this signal first; default TERM")],
         ["stop backup", "stop web worker --grace 30s --signal INT"]),
+
     "queue": (verb_queue, "list queues, pause or resume one (resume NAME:SLOTS makes it), put a job first, start what "
                           "is due", "ACTION [NAME]", [],
               ["queue list", "queue pause net", "queue resume net:3"]),
+
     "history": (verb_history, "show the runs of a job, the newest last", "ID", [],
                 ["history backup", "history backup --json"]),
+
     "remove": (verb_remove, "delete jobs that have ended, or wait in a queue, with their logs", "ID...", [],
                ["remove backup"]),
+
     "prune": (verb_prune, "delete old runs, and jobs of which none is left", "", [
         ("--older-than", "AGE", duration, None, "those that ended longer ago than this: 30d"),
         ("--keep", "N", count, None, "those beyond the newest N of each job"),
@@ -5837,6 +5847,7 @@ def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -
     # machine they would cost every call more than all the rest.
     flags = {option[0]: option for option in known}
     flags["-h"] = HELP
+
     found: "Any" = Options()
     for flag, _, _, default, _ in known:
         setattr(found, attribute(flag), default)
@@ -5857,6 +5868,7 @@ def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -
             flag, equals, value = word[:2], word[2:], word[2:]
         if flag not in flags:
             raise SchemaError("there is no option %s%s" % (flag, did_you_mean(flag, flags)))
+
         flag, takes, read, default, _ = flags[flag]
         if equals and not takes:
             raise SchemaError("%s takes no value" % flag)
@@ -5869,9 +5881,11 @@ def parse(words: "Sequence[str]", known: "Sequence[Option]", intermixed: bool) -
             raise SchemaError("%s takes %s" % (flag, takes)) from None
         except SchemaError as error:
             raise SchemaError("%s: %s" % (flag, error)) from None
+
         if isinstance(default, list):
             given = getattr(found, attribute(flag)) + [given]
         setattr(found, attribute(flag), given)
+
     found.words = others + list(rest)
     return found
 
@@ -5900,6 +5914,7 @@ def do_verb(verb: str, words: "Sequence[str]", top: "Any") -> int:
 
 def dispatch(words: "List[str]") -> int:
     """Do what the command line says; return the exit code."""
+    # What stands before the verb.
     top = parse(words, [DB, JSON, HELP, VERSION], intermixed=False)
     if top.version:
         say("nodejobs " + __version__)
@@ -5914,6 +5929,7 @@ def dispatch(words: "List[str]") -> int:
     if verb not in VERBS:
         raise SchemaError("there is no verb %r; there are %s%s" % (verb, ", ".join(VERBS),
                                                                    did_you_mean(verb, VERBS)))
+
     try:
         return do_verb(verb, top.words[1:], top)
     except SchemaError as error:
@@ -5940,6 +5956,7 @@ def main(argv: "Optional[List[str]]" = None) -> int:
         if getattr(sys, name) is None:  # the caller closed it
             setattr(sys, name, open(os.devnull, "w"))
     platform.prepare_output()
+
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the exit codes of our children are lost
     except (AttributeError, ValueError):
