@@ -121,8 +121,7 @@ if TYPE_CHECKING:
     Command = Union[str, Sequence[Union[str, bytes, "os.PathLike[str]"]]]
     Members = Dict[int, int]  # pid -> start time
     Row = Tuple[int, int, int, int, bytes]  # a process' parent, group, session, start time, state
-    # How a process ended: pid, exit code or None, signal or None, its seconds of CPU and KiB of memory where known
-    Ended = Tuple[int, Optional[int], Optional[int], Optional[Tuple[float, Optional[int]]]]
+    Ended = Tuple[int, Optional[int], Optional[int]]  # how a process ended: its pid, exit code or None, signal or None
     Ticket = Tuple[int, str, str]  # a run's place in its queue: number, cookie, kind
     Option = Tuple[str, str, Any, Any, str]
 
@@ -637,7 +636,7 @@ class JobRecord(BaseData):
     ended_at = Field(str, doc="when it ended")
     fresh = Field(bool, derived=True, doc="in what `run` returns: whether nothing was started, since this run is fresh or active")
     duration = Field(float, fits=is_amount, doc="seconds from start to end, or until now, by a clock that nobody sets")
-    cpu_seconds = Field(float, doc="processor time, user and system, of the command and its waited-for children")
+    cpu_seconds = Field(float, doc="processor time, user and system, of the command and of what has ended before it")
     max_rss_kb = Field(int, fits=is_amount, doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
     last_update = Field(str, doc="when the state last changed")
     last_pid = Field(int, fits=is_pid, doc="process id of the command itself")
@@ -1291,46 +1290,34 @@ class Posix:
         end. `held` is what hold_command has returned until the command has ended, then None: the children are then
         those that it has left to us. It may return early.
         """
-        if not pipes and deadline == float("inf"):
-            return self.end_of_any(0), []
-        ended = self.end_of_any(os.WNOHANG)
+        forever = not pipes and deadline == float("inf")
+        ended: "Optional[Ended]" = None
+        try:
+            pid, status = os.waitpid(-1, 0 if forever else os.WNOHANG)
+            if pid:
+                ended = (pid, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+                         os.WTERMSIG(status) if os.WIFSIGNALED(status) else None)
+        except ChildProcessError:
+            pass  # it has left nothing
+        if forever:
+            return ended, []
+
         seconds = 0.0 if ended else min(max(deadline - time.monotonic(), 0.0), 86400.0)
         ready = self.ready([self.wakeup, *pipes], [], seconds)
         if self.wakeup in ready:
             os.read(self.wakeup, 65536)
         return ended, [fd for fd in pipes if fd in ready]
 
-    def end_of_any(self, options: int) -> "Optional[Ended]":
-        """Wait for any child, as os.wait4 does with these options; return None if none has ended, or there is none."""
-        # wait4 imports the resource module after it has reaped the child. Where that is missing (minimal Pythons), or
-        # cannot be opened at this moment, it fails and the status is lost: so ask first, and leave the child waitable.
-        usage: "Any" = None
-        before = os.times()
+    def usage(self) -> "Tuple[float, Optional[int]]":
+        """Return the seconds of CPU of all that has ended of a run, and the KiB of the largest process, if known."""
         try:
-            if hasattr(os, "waitid"):
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | options)
-                if found is None:
-                    return None
-                try:
-                    pid, status, usage = os.wait4(found.si_pid, 0)
-                except ImportError:
-                    pid, status = found.si_pid, found.si_status
-                    status = status << 8 if found.si_code == os.CLD_EXITED else status
-            else:  # PyPy; macOS before Python 3.13
-                try:
-                    import resource
-                    pid, status, usage = os.wait4(-1, options)
-                except ImportError:
-                    pid, status = os.waitpid(-1, options)
-        except ChildProcessError:
-            return None
-        if not pid:
-            return None
-        after = os.times()  # of all that we have reaped
+            from resource import RUSAGE_CHILDREN, getrusage
+        except (ImportError, OSError):  # a minimal Python; or nothing can be opened at this moment
+            times = os.times()
+            return times[2] + times[3], None
+        used = getrusage(RUSAGE_CHILDREN)
         unit = 1024 if os.uname().sysname == "Darwin" else 1  # getrusage(2) gives bytes there
-        return (pid, os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-                os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-                (usage[0] + usage[1], usage[2] // unit) if usage else (sum(after[2:4]) - sum(before[2:4]), None))
+        return used.ru_utime + used.ru_stime, used.ru_maxrss // unit
 
     def adopted(self) -> "List[int]":
         """Return what the command has started and left to us, and its children."""
@@ -2233,7 +2220,6 @@ class Windows(Posix):
 
     def await_child(self, held: "Any", pipes: "List[int]", deadline: float) -> "Tuple[Optional[Ended], List[int]]":
         from _winapi import GetExitCodeProcess  # type: ignore[attr-defined]
-        from ctypes import c_longlong, sizeof
         ready = [pipe for pipe in pipes if self.can_read(pipe)]
         if pipes:  # which nothing can wait for
             deadline = 0.0 if ready else min(deadline, time.monotonic() + 5 * POLL_SECONDS)
@@ -2246,12 +2232,8 @@ class Windows(Posix):
         pid, process, _ = held
         if not self.await_handle(process, deadline):
             return None, ready
-        # JobObjectBasicAccountingInformation: what all have used of user and of kernel time, 100 ns each
-        times = (c_longlong * 6)()
-        self.kernel("QueryInformationJobObject", self.own_job, 1, times, sizeof(times), None)
         code = GetExitCodeProcess(process)
-        killed = code == KILLED
-        return (pid, None if killed else code, SIGKILL if killed else None, ((times[0] + times[1]) / 1e7, None)), ready
+        return ((pid, None, SIGKILL) if code == KILLED else (pid, code, None)), ready
 
     def can_read(self, pipe: int) -> bool:
         """Tell whether there is something in a pipe, or its end."""
@@ -2263,6 +2245,11 @@ class Windows(Posix):
         except BrokenPipeError:
             return True
 
+    def usage(self) -> "Tuple[float, Optional[int]]":
+        from ctypes import c_longlong, sizeof
+        times = (c_longlong * 6)()  # JobObjectBasicAccountingInformation: of user and of kernel time, 100 ns each
+        self.kernel("QueryInformationJobObject", self.own_job, 1, times, sizeof(times), None)
+        return (times[0] + times[1]) / 1e7, None
 
     def adopted(self) -> "List[int]":
         return self.members(self.own_job)
@@ -3503,12 +3490,12 @@ class Monitor:
         """Wait for the end of the command, and write it down."""
         let_go(ORDER)
         os.chdir("/")  # so as not to keep the launcher's file system busy
-        _, exit_code, killer, usage = self.await_command()
+        _, exit_code, killer = self.await_command()
         took = time.monotonic() - self.began
+        cpu_seconds, max_rss_kb = platform.usage()
         end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": signal_name(killer) if killer else None,
-                                 "ended_at": iso_time(time.time()), "duration": round(took, 3)}
-        if usage:
-            end.update(cpu_seconds=round(usage[0], 3), max_rss_kb=usage[1])
+                                 "ended_at": iso_time(time.time()), "duration": round(took, 3),
+                                 "cpu_seconds": round(cpu_seconds, 3), "max_rss_kb": max_rss_kb}
         if self.logs:
             for _ in range(16):  # what it has written is in the pipes, and no pipe holds more than 1 MiB
                 self.wait(0.0)
