@@ -3849,6 +3849,7 @@ class Watched:
         it costs next to nothing. Raises NodejobsError in a process of that run: it would wait for ever.
         """
         record, size, next_look, next_start = self.record, -1, 0.0, 0.0
+        problems: "Dict[str, str]" = {}
         if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE", ""):
             raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
         try:
@@ -3857,6 +3858,8 @@ class Watched:
                 if record.status in ACTIVE and (grown != size or time.monotonic() >= min(next_look, deadline)):
                     with Translate("read", self.jobs.db_path):
                         record = self.look()
+                        if record is not None and record.status == QUEUED and not record.error:
+                            record["error"] = self.jobs._held_up(record, problems)
                     size, next_look = grown, time.monotonic() + 1.0
                 yield record
                 if record is None or record.status not in ACTIVE or time.monotonic() >= deadline:
@@ -3864,7 +3867,8 @@ class Watched:
 
                 if record.status == QUEUED and time.monotonic() >= next_start:
                     # Whoever waits sees to it that it comes to its turn, but does not try what fails again and again.
-                    next_start = time.monotonic() + (10.0 if self.jobs.start_due() else 1.0)
+                    problems = self.jobs.start_due()
+                    next_start = time.monotonic() + (10.0 if problems else 1.0)
                 until = min(deadline, time.monotonic() + every)
                 pause(record, until)
                 if time.monotonic() < until:
@@ -4308,11 +4312,17 @@ class Jobs:
                     raise
                 record = self.store.read(job_id, run, holding=True)
         problems = self.start_due()
-        problem = problems.get(cookie) or problems.get(queue or "-") or problems.get(QUEUES)
         record = self.store.again(record) or record  # somebody has removed it
-        if record.status == QUEUED and problem:
-            record["error"] = problem
+        if record.status == QUEUED:
+            record["error"] = self._held_up(record, problems) or problems.get(QUEUES)
         return record
+
+    def _held_up(self, record: "Any", problems: "Dict[str, str]") -> "Optional[str]":
+        """Return which of the problems that `start_due` had holds up a queued run; None if none does."""
+        needed = [cookie for _, _, cookie in (record.after or []) + (record.after_ok or [])]
+        before = [cookie for _, cookie, _ in self.store.tickets(record.queue)] if problems else []
+        return next((problems[name] for name in [record.cookie, record.queue or "-", *needed, *before]
+                     if name in problems), None)
 
     def start_due(self) -> "Dict[str, str]":
         """Start what is due in the queues: for example after a reboot. Any call that may write does this, too.

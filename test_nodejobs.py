@@ -3790,7 +3790,7 @@ def test_what_an_asker_with_too_few_processes_cannot_start_stays_queued(store, t
 
 
 def test_a_start_that_fails_for_want_of_something_is_tried_once_a_call_and_by_who_waits_less_and_less(
-        jobs, store, saboteur, tmp_path, monkeypatch):
+        jobs, store, saboteur, tmp_path, monkeypatch, capsys):
     counted = tmp_path / "counted"
     counted.write_text("")
     monkeypatch.setattr(Jobs, "python", make_script(tmp_path / "counter", '#!/bin/sh\necho >> %s\nexec %s "$@"\n' % (
@@ -3799,9 +3799,13 @@ def test_a_start_that_fails_for_want_of_something_is_tried_once_a_call_and_by_wh
     for tries, job_id in enumerate("abc", 1):
         record = jobs.run("true", job_id, queue="q")
         assert record.status == "queued" and len(counted.read_text()) == tries, "and its monitor tries nothing more"
-        assert ("No space left on device" in (record.error or "")) == (job_id == "a")
+        assert record.error.startswith("cannot start a: ") and "No space left on device" in record.error, "b and c say why too"
     jobs.run("true", "after-ok-a", after_ok=["a"])
-    assert jobs.wait("b", timeout=2.5).status == "queued" and len(counted.read_text()) <= 6
+    for needs, record in (("b", jobs.wait("b", timeout=2.5)), ("after-ok-a", jobs.wait("after-ok-a", timeout=0.1))):
+        assert record.status == "queued" and "cannot start a: " in record.error, needs
+    assert nodejobs.main(["--db", str(store), "wait", "b", "--timeout", "0.1"]) == 124
+    assert "b: queued, 2 in q: cannot start a: " in capsys.readouterr().out
+    assert len(counted.read_text()) <= 7
     assert len([line for line in journal_of(jobs.get_status("a")) if line.get("status") == "starting"]) == 1
     monkeypatch.setattr(Jobs, "python", PYTHON)
     assert jobs.start_due() == {}
