@@ -2493,7 +2493,9 @@ def is_our_run(path: str) -> bool:
 
 
 def is_our_job(path: str) -> bool:
-    """Tell whether a directory in the store was made by us: it holds a run, or nothing but our lock."""
+    """Tell whether what is in the store was made by us: a directory that holds a run, or nothing but our lock."""
+    if os.lstat(path).st_mode & 0xF000 != 0x4000:
+        return False
     with os.scandir(path) as entries:
         inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
     if [entry.name for entry in inside] == [LOCK]:
@@ -2508,45 +2510,24 @@ def is_our_file(name: str) -> bool:
         name[:7] in ("stdout.", "stderr.") and name[7:-4].isdecimal() and name[-4:] == ".log")
 
 
-def survey(path: str, job: bool, run: bool) -> "Tuple[List[str], List[str], List[str]]":
-    """Return what is in a directory of ours, a job's, a run's, or one of the two: files, runs, what is not ours."""
-    files, runs, foreign = [], [], []
+def survey(path: str, is_ours: "Any" = is_our_file) -> "Tuple[List[str], List[str]]":
+    """Return the paths of what is in a directory of ours: the files whose names are ours, and what is somebody's."""
+    ours: "List[str]" = []
+    foreign: "List[str]" = []
     with os.scandir(path) as entries:
         for entry in entries:
-            is_directory = entry.is_dir(follow_symlinks=False)
-            # What is one of the two was taken aside, and is half deleted: its name says that it was ours.
-            if job and is_directory and is_run_name(entry.name) and (run or is_our_run(entry.path)):
-                inner = survey(entry.path, False, True)
-                files += inner[0]
-                foreign += inner[2]
-                runs.append(entry.path)
-            elif not is_directory and (entry.name == LOCK or run and is_our_file(entry.name)):
-                files.append(entry.path)
-            else:
-                foreign.append(entry.path)
-    # The order in which they go: a run is one for as long as it has its journal, and a job while it has its lock.
-    return sorted(files, key=lambda file: (-file.count(SEP), not file.endswith(SEP + LOCK),
-                                           not file.endswith(SEP + JOURNAL))), runs, foreign
+            mine = is_ours(entry.name) and not entry.is_dir(follow_symlinks=False)
+            (ours if mine else foreign).append(entry.path)
+    return sorted(ours, reverse=True), foreign  # as they can be deleted: a run is one to the last, the journal
 
 
-def clear(path: str, job: bool, run: bool) -> "List[str]":
-    """Delete what we have made in a directory of ours, then the directory; return what stays, as it is not ours.
-
-    Several may delete the same one at once.
-    """
-    files, runs, foreign = survey(path, job, run)
-    for file in files:
-        try:
-            os.unlink(file)
-        except FileNotFoundError:
-            pass
-    for directory in runs + [path]:
-        try:
-            os.rmdir(directory)
-        except OSError as error:
-            if error.errno != errno.ENOENT and not foreign:
-                raise
-    return foreign
+def clear(path: str, is_ours: "Any" = is_our_file) -> None:
+    """Delete what we have made in a directory of ours, then the directory, unless something stays in it."""
+    ours, foreign = survey(path, is_ours)
+    for file in ours:
+        os.unlink(file)
+    if not foreign:
+        os.rmdir(path)
 
 
 def full_path(path: str) -> str:
@@ -2625,46 +2606,37 @@ class JobLock:
 
     def __enter__(self) -> "JobLock":
         deadline = time.monotonic() + LOCK_SECONDS
-        while not self.attempt():
-            if time.monotonic() > deadline:
-                raise StoreError("the directory of %s vanishes again and again" % self.what, self.path)
-        return self
+        try:
+            while not self.attempt():
+                self.close()
+                if time.monotonic() > deadline:
+                    raise StoreError("the directory of %s vanishes again and again" % self.what, self.path)
+            return self
+        except BaseException:
+            self.close()
+            raise
 
     def attempt(self) -> bool:
         """Take the lock; False if the job was removed meanwhile, so that the lock is of a deleted file."""
         lock = self.path + SEP + LOCK
         if self.create:
             self.store.make_locked(self.path)
-        self.check_ours()
         try:
+            if not self.is_queue and not is_our_job(self.path):
+                if not self.create:
+                    raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
+                raise StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move "
+                                 "it away, or choose another id" % self.path, self.path)
             self.fd = platform.take_lock(lock, LOCK_SECONDS if self.wait else 0.0)
             self.taken = self.fd >= 0
-            if not self.taken:
-                if not self.wait:
-                    return True
+            if not self.taken and self.wait:
                 raise StoreError("%s is locked: another nodejobs has been at it, starting or removing, for %d s; "
                                  "try again, or see who has %s open" % (self.what, LOCK_SECONDS, self.path), self.path)
-            if os.fstat(self.fd).st_ino == os.stat(lock).st_ino:
-                return True
+            return not self.taken or os.fstat(self.fd).st_ino == os.stat(lock).st_ino
         except FileNotFoundError:
-            pass
-        except BaseException:
-            self.close()
-            raise
-        self.close()
-        return False
-
-    def check_ours(self) -> None:
-        """Raise an error unless the job's directory was made by us; FileNotFoundError if it is gone."""
-        for _ in range(5):  # more than one look, as others may be removing runs of it
-            if self.is_queue or os.path.isdir(self.path) and not os.path.islink(self.path) and is_our_job(self.path):
-                return
-            time.sleep(POLL_SECONDS)
-        os.lstat(self.path)
-        if not self.create:
-            raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
-        raise StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move it "
-                         "away, or choose another id" % self.path, self.path)
+            if not os.path.lexists(self.path) and not self.create:
+                raise
+            return False
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -2866,17 +2838,17 @@ class Store:
         """
         if os.path.lexists(path):
             return False
-        fresh = "%s%s.new-%s" % (self.path, SEP, os.urandom(6).hex())
+        fresh = self.aside("new")
         try:
             os.mkdir(fresh, 0o755)
             os.close(platform.open(fresh + SEP + LOCK, os.O_WRONLY | os.O_CREAT, 0o600))
             os.rename(fresh, path)
             return True
-        except OSError as error:
+        except OSError:
             self.sweep(fresh)
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.ENOENT):
+            if not os.path.lexists(path):
                 raise
-            return False
+            return False  # somebody else has made it at the same time
 
     def job_dir(self, job_id: str) -> str:
         return self.path + SEP + escape_id(job_id)
@@ -3221,33 +3193,44 @@ class Store:
             if error.errno not in (errno.EISDIR, errno.EPERM):  # a directory, which POSIX calls EPERM
                 raise
 
-    def discard(self, path: str, job: bool = False) -> "List[str]":
-        """Delete a job's directory, or a run's or queue's; return the paths that stay, as we did not make them.
+    def aside(self, kind: str) -> str:
+        """Return a new path in the store, of what is being made or removed."""
+        return "%s%s.%s-%s" % (self.path, SEP, kind, os.urandom(6).hex())
+
+    def discard(self, path: str, is_ours: "Any" = is_our_file) -> "List[str]":
+        """Delete the directory of a run; return the paths that stay, as we did not make them.
 
         Where there are none, it vanishes whole and at once for readers.
         """
-        if survey(path, job, not job)[2]:
-            return clear(path, job, not job)
-        hidden = "%s%s.removed-%s" % (self.path, SEP, os.urandom(6).hex())
-        platform.move(path, hidden)
-        try:
-            return clear(hidden, job, not job)
-        except OSError as error:
-            # Something in it is open, as the job's lock is: Windows keeps that, NFS and FUSE under another name.
-            # The next sweep deletes it.
-            if getattr(error, "winerror", 0) not in (5, 32, 145) and error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
-                raise
-            return []
+        foreign = survey(path, is_ours)[1]
+        if foreign:
+            clear(path, is_ours)
+        else:
+            hidden = self.aside("removed")
+            platform.move(path, hidden)
+            self.sweep(hidden)
+        return foreign
+
+    def discard_job(self, path: str) -> "List[str]":
+        """Delete the directory of a job with all its runs, the oldest first; return the paths that stay."""
+        runs = ["%s%s%06d" % (path, SEP, run) for run in self.runs(path)]
+        inside = {run: self.discard(run) for run in runs if is_our_run(run)}
+        stays = self.discard(path, LOCK.__eq__)
+        return [foreign for each in stays for foreign in inside.get(each) or [each]]
 
     def sweep(self, *paths: str) -> None:
-        """Delete what somebody has left who was killed as he made or removed a job; by default all such."""
+        """Delete what was taken aside to be removed, or was left by somebody killed as he made a job; by default all.
+
+        What cannot be deleted now is left for the next sweep: Windows keeps what is open somewhere, NFS and FUSE keep it
+        under another name.
+        """
         for path in paths or [self.path + SEP + name for name in os.listdir(self.path)]:
             kind, _, number = os.path.basename(path).partition("-")
             if kind in (".removed", ".new") and len(number) == 12 and not number.strip("0123456789abcdef"):
                 try:
-                    clear(path, True, True)
+                    clear(path)
                 except OSError:
-                    pass  # somebody else is deleting it too
+                    pass  # somebody else may be deleting it too
 
 
 # ------ 5. monitor ------
@@ -4901,7 +4884,7 @@ class Jobs:
                     for each in [record, *self._runs_of(job_id, lock.path, holding=True)]:
                         if not each.ended or each.left_behind:
                             raise JobRunning(each, "not removed")
-                    record["foreign"] = self.store.discard(lock.path, job=True) or None
+                    record["foreign"] = self.store.discard_job(lock.path) or None
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
@@ -4971,11 +4954,11 @@ class Jobs:
                         (self.spared if record.left_behind else doomed).append(record)
 
                 if len(doomed) == len(records):
-                    foreign = self.store.discard(lock.path, job=True)
+                    foreign = self.store.discard_job(lock.path)
                     if doomed:
                         doomed[0]["foreign"] = foreign or None
                 else:
-                    for record in doomed:
+                    for record in reversed(doomed):
                         record["foreign"] = self.store.discard(record.logdir) or None
                 return doomed
         except (FileNotFoundError, NotADirectoryError):

@@ -880,14 +880,11 @@ def test_an_active_job_is_not_removed(jobs):
 
 def test_remove_also_clears_away_what_a_killed_remove_has_left(jobs, store):
     jobs.run("true", "a")
-    for name in (".removed-0123456789ab", ".new-0123456789ab"):
-        (store / name / "000001").mkdir(parents=True)
-        (store / name / "000001" / "lock").touch()
-        (store / name / "lock").touch()
-    for name in ("000001", "000002/stdout.log"):  # half deleted
-        (store / ".removed-0123456789ac" / name).mkdir(parents=True)
-    (store / ".removed-0123456789ac/000002/stdout.log").rmdir()
-    (store / ".removed-0123456789ac/000002/stdout.log").touch()
+    for name, files in ((".removed-0123456789ab", ["lock", "journal.jsonl"]), (".new-0123456789ab", ["lock"]),
+                        (".removed-0123456789ac", ["stdout.log", "stdout.4096.log"]), (".removed-0123456789ad", [])):
+        (store / name).mkdir()
+        for file in files:
+            (store / name / file).touch()
     (store / ".removed-mine").mkdir()
     assert list(jobs.list_status()) == ["a"]
     jobs.remove("a")
