@@ -2391,7 +2391,7 @@ def place_of_last(path: str, lines: int) -> int:
 CUT, GONE = "truncated", "gone"  # what somebody may have done to a log
 
 
-def read_log(path: str, place: int, is_there: "Any" = None) -> "Iterator[Tuple[bytes, int, str]]":
+def read_log(path: str, place: int, is_there: "Any" = lambda: True) -> "Iterator[Tuple[bytes, int, str]]":
     """Read a log as it grows, from a place on: yield (what has come, the place after it, what is wrong), for ever.
 
     A place counts all that was ever written. What has come is at most 64 KiB, and b"" whenever the end is reached.
@@ -2404,10 +2404,10 @@ def read_log(path: str, place: int, is_there: "Any" = None) -> "Iterator[Tuple[b
         while True:
             if file is None:
                 begin, file = open_log_at(path, place)
-                if file is None or is_there is not None and not is_there():
-                    if file is not None:
-                        file.close()
-                        file = None
+                if file is not None and not is_there():
+                    file.close()
+                    file = None
+                if file is None:
                     yield b"", place, "" if older_logs(path) else GONE
                     continue
                 place = max(place, begin)
@@ -3949,9 +3949,7 @@ def events(jobs: "Jobs", job_id: str, record: "Any", places: "Dict[str, int]", i
     def event(kind: str, text: "Optional[str]" = None) -> JobEvent:
         nonlocal seq, quiet
         seq, quiet = seq + 1, time.monotonic()
-        # Of a character that is not complete, the first bytes are yet to be told.
-        told = ["%d" % (places[name] - len(decoders[name].getstate()[0])) for name in ("stdout", "stderr")]
-        place = "%d.%d.%.8s.%s.%s" % (seq, record.run, record.cookie, *told)
+        place = "%d.%d.%.8s.%d.%d" % (seq, record.run, record.cookie, places["stdout"], places["stderr"])
         return JobEvent(type=kind, job_id=job_id, text=text, status=status if kind == "status" else None, seq=seq,
                         id=place, ts=iso_time(time.time()))
 
@@ -3967,6 +3965,8 @@ def events(jobs: "Jobs", job_id: str, record: "Any", places: "Dict[str, int]", i
                 content = decoders[name].decode(content, over and not content)
             elif kind == CUT:
                 decoders[name].reset()
+            # Of a character that is not complete, the first bytes are yet to be told.
+            places[name] -= len(decoders[name].getstate()[0])
             if content:
                 yield event(kind, content)
         if over:
@@ -5324,22 +5324,17 @@ def wait_for(jobs: Jobs, record: JobRecord, deadline: float = FOREVER) -> "Any":
     return latest
 
 
-def copy_logs(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "Optional[int]",
-              looks: "Iterable[Any]") -> "Tuple[Any, bool]":
-    """Copy logs, or their last lines and what follows, to the outputs of that name, at each look at the run.
-
-    Returns what the last look has seen, and whether a log is gone.
-    """
-    follower, latest, gone = Follower(jobs.store, record, places_in(record, lines), outputs), None, False
-    for latest in looks:
-        for name, kind, content in follower.read(latest) if latest is not None else ():
-            if kind == name:
-                outputs[name].write(content)
-            outputs[name].flush()
-            if kind != name:
-                complain(content)
-            gone = gone or kind == GONE
-    return latest, gone
+def copy_logs(follower: Follower, record: JobRecord, outputs: "Mapping[str, Any]") -> bool:
+    """Write what has come to the outputs, and to stderr what was done to a log; tell whether one is gone."""
+    gone = False
+    for name, kind, content in follower.read(record):
+        if kind == name:
+            outputs[name].write(content)
+        outputs[name].flush()
+        if kind != name:
+            complain(content)
+        gone = gone or kind == GONE
+    return gone
 
 
 def follow(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "Optional[int]") -> "Any":
@@ -5350,16 +5345,17 @@ def follow(jobs: Jobs, record: JobRecord, outputs: "Mapping[str, Any]", lines: "
         if readers and os.fstat(raw.fileno()).st_mode & 0o170000 in (0o010000, 0o140000):  # a pipe, a socket
             readers.register(raw.fileno(), 0)  # errors and hang-ups are always told
 
-    def looks() -> "Iterator[Any]":
+    follower, latest = Follower(jobs.store, record, places_in(record, lines), outputs), None
+    try:
         for latest in Watched(jobs, record).looks(every=FOLLOW_SECONDS):
             if readers and readers.poll(0):
                 raise BrokenPipeError
-            yield latest
-    try:
-        return seen_to_end(copy_logs(jobs, record, outputs, lines, looks())[0], record)
+            if latest is not None:
+                copy_logs(follower, latest, outputs)
     except KeyboardInterrupt:
         complain("no longer following %s, which goes on" % record.self_id)
         raise
+    return seen_to_end(latest, record)
 
 
 def tell_freshness(record: JobRecord, before: "Any", cwd: "Optional[str]") -> None:
@@ -5574,7 +5570,8 @@ def verb_logs(jobs: Jobs, options: "Any") -> int:
     code, answer = 0, {"self_id": record.self_id, "run": record.run}
     for name in outputs:
         raw = io.BytesIO() if options.json else outputs[name]
-        _, gone = copy_logs(jobs, record, {name: raw}, options.n, [record])
+        follower = Follower(jobs.store, record, places_in(record, options.n), [name])
+        gone = copy_logs(follower, record, {name: raw})
         code = EXIT_ERROR if gone else code
         if options.json:
             answer[name] = None if gone else raw.getvalue().decode("utf-8", "replace")
