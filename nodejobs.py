@@ -3687,9 +3687,8 @@ def starter_head(python: str) -> bytes:
     return b"%s\n%s\n" % (os.fsencode(python), STARTER.encode())
 
 
-def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", order: "Dict[str, Any]", job_lock: int,
-                  run_lock: str) -> bytes:
-    """Start the monitor of a run; return its report (see Platform.start_monitor)."""
+def monitor_program(python: str, name: str, order: "Dict[str, Any]") -> "Tuple[List[bytes], bytes]":
+    """Return how a monitor is executed, and what it has to read then; its `name` is for those who look at `ps`."""
     import marshal
     rest = marshal.dumps((pack(type(platform), order["timeout"] is not None), order))
     boot = marshal.dumps(monitor_boot.__code__)
@@ -3699,8 +3698,7 @@ def start_monitor(python: str, name: str, environment: "Dict[bytes, bytes]", ord
     stub = ("import sys,marshal,%s as os;sys.implementation.hexversion==%d or os._exit(3);"
             "exec(marshal.loads(os.read(0,%d)))" % (platform.monitor_os, sys.implementation.hexversion, len(boot)))
     argv = [os.fsencode(word) for word in (python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor")]
-    argv.append(name.encode("utf-8", "surrogateescape"))
-    return platform.start_monitor(argv, environment, boot + rest, job_lock, run_lock)
+    return [*argv, name.encode("utf-8", "surrogateescape")], boot + rest
 
 
 # ------ 6. jobs ------
@@ -4608,64 +4606,76 @@ class Jobs:
         return started
 
     def _start_monitor(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock) -> None:
-        job_id, run = lock.job_id, entry["run"]
-        directory = self.store.run_dir(job_id, run)
         # The monitor has the launcher's environment, less what an enclosing job left in it; the command's changes come
         # with the order, so that they neither disturb the monitor nor show in its /proc/PID/environ.
         environment = {key: value for key, value in launch["environment"].items() if key not in OUR_VARIABLES}
         environment[COOKIE_VARIABLE] = MONITOR_COOKIE
+        order = self._order(entry, launch, environment, lock.job_id)
+        argv, payload = monitor_program(self.python, lock.job_id, order)
+        run_lock = self.store.run_dir(lock.job_id, entry["run"]) + SEP + LOCK
+
+        report, number = b"", 0
+        problem = "its monitor died; see whether %s runs, and is Python %s" % (self.python, sys.version.split()[0])
+        lock.starting = True
+        try:
+            report = platform.start_monitor(argv, environment, payload, lock.fd, run_lock)
+        except OSError as error:
+            number = error.errno or 0
+            problem = "cannot start %s: %s" % (self.python, error.strerror)
+        lock.starting = False
+        if report:
+            code, _, problem = report[1:].decode("utf-8", "replace").partition(" ")
+            number = int(code or 0)
+        if problem:
+            self._give_up(entry, lock, bool(report), number, problem)
+
+    def _order(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", environment: "Dict[bytes, bytes]", job_id: str,
+               ) -> "Dict[str, Any]":
+        """Return what a monitor with that environment has to know of its run."""
         changes = dict(launch["changes"])
-        changes.update(zip(OUR_VARIABLES, (job_id.encode("utf-8", "surrogateescape"), b"%d" % run,
+        changes.update(zip(OUR_VARIABLES, (job_id.encode("utf-8", "surrogateescape"), b"%d" % entry["run"],
                                            os.fsencode(self.db_path), entry["cookie"].encode())))
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None
+        spool = Spool(self.store).path
         queued = entry.get("queued_at") is not None
-        spool = os.fsencode(Spool(self.store).path)
-        order = {
-            "directory": os.fsencode(directory), "environment": changes,
-            "cwd": launch["cwd"], "merge": entry["merge"],
-            "timeout": entry["timeout"], "grace": GRACE, "cookie": entry["cookie"],
-            "shell_startsecs": launch["startsecs"], "umask": launch["umask"],
-            "max_log": entry.get("max_log"),
-            "store": os.fsencode(self.db_path), "spool": spool,
-            "spooled": spool + os.fsencode("%s%s.spool" % (SEP, entry["cookie"])) if queued else None,
+        return {
+            **{key: entry.get(key) for key in ("cookie", "merge", "max_log", "timeout")},
+            "directory": os.fsencode(self.store.run_dir(job_id, entry["run"])), "environment": changes,
+            "cwd": launch["cwd"], "umask": launch["umask"], "grace": GRACE, "shell_startsecs": launch["startsecs"],
+            "store": os.fsencode(self.db_path), "spool": os.fsencode(spool),
+            "spooled": os.fsencode("%s%s%s.spool" % (spool, SEP, entry["cookie"])) if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
-        answer, number = b"", ""
-        try:
-            lock.starting = True
-            answer = start_monitor(self.python, job_id, environment, order, lock.fd, directory + SEP + LOCK)
-            lock.starting = False
-            number, _, text = answer[1:].decode("utf-8", "replace").partition(" ")
-            problem = text or number if answer else (
-                "its monitor died; see whether %s runs, and is Python %s" % (self.python, sys.version.split()[0]))
-        except OSError as error:
-            lock.starting = False
-            problem = "cannot start %s: %s" % (self.python, error.strerror)
-            if error.errno == errno.E2BIG:
-                self.store.append(job_id, run, {
-                    "status": FAILED_START, "errno": errno.E2BIG,
-                    "error": "command and environment are too long: %s" % error.strerror}, entry["cookie"])
-                return
-        if problem:
+
+    def _give_up(self, entry: "Dict[str, Any]", lock: JobLock, has_report: bool, number: int, problem: str) -> None:
+        """Write down why a run was not started, and raise; but return where it was all the same, or can never be."""
+        job_id, run, cookie = lock.job_id, entry["run"], entry["cookie"]
+        failed: "Dict[str, Any]" = {"status": FAILED_START, "error": problem}
+        is_too_long = number == errno.E2BIG and not has_report
+        if is_too_long:
+            failed.update(errno=number, error="command and environment are too long: %s" % os.strerror(number))
+        # Another's Python may do better than ours, and there may be room later: what is queued stays so.
+        if is_too_long or entry.get("queued_at") is None or has_report and number not in SHORTAGES:
             try:
-                # Another's Python may do better than ours, and there may be room later: what is queued stays so.
-                if not queued or answer and number not in map(str, SHORTAGES):
-                    self.store.append(job_id, run, {"status": FAILED_START, "error": problem}, entry["cookie"])
+                self.store.append(job_id, run, failed, cookie)
             except OSError:
                 pass  # the same disk, most likely; without a pid in the journal it reads as failed_start anyway
-            if answer:  # until its monitor has ended, it would look like a job that runs
-                platform.await_monitor(directory + SEP + LOCK, None, time.monotonic() + KILL_SECONDS)
-            record = self.store.read(job_id, run, holding=True)
-            if not answer and record is not None and record.last_pid is not None:
-                # It died, or is slow, but not before it had forked the command (rule 4). That has its own cookie
-                # once it executes; without the monitor's permit it is about to end.
-                deadline = time.monotonic() + 1.0
-                while (platform.start_time(record.last_pid) is not None and time.monotonic() < deadline
-                       and platform.cookie_of(record.last_pid) != entry["cookie"].encode()):
-                    time.sleep(POLL_SECONDS)
-                return
+        if is_too_long:
+            return
+
+        if has_report:  # until its monitor has ended, it would look like a job that runs
+            run_lock = self.store.run_dir(job_id, run) + SEP + LOCK
+            platform.await_monitor(run_lock, None, time.monotonic() + KILL_SECONDS)
+        record = self.store.read(job_id, run, holding=True)
+        if has_report or record is None or record.last_pid is None:
             raise NodejobsError("job %r was not started: %s" % (job_id, problem))
+        # Its monitor died, or is slow, but not before it had forked the command (rule 4). That has its own cookie once
+        # it executes; without the monitor's permit it is about to end.
+        deadline = time.monotonic() + 1.0
+        while (platform.start_time(record.last_pid) is not None and time.monotonic() < deadline
+               and platform.cookie_of(record.last_pid) != cookie.encode()):
+            time.sleep(POLL_SECONDS)
 
     def _forget_old_runs(self, lock: JobLock, keep: int) -> None:
         for run in self.store.runs(lock.path)[:-keep]:
