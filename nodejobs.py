@@ -3834,7 +3834,7 @@ class Watched:
         if record.status in ACTIVE and record.cookie == os.environ.get("NODEJOBS_COOKIE", ""):
             raise NodejobsError("job %r cannot wait for itself: this process is part of it" % record.self_id)
         try:
-            while record is not None:
+            while True:
                 grown = os.fstat(self.journal).st_size if self.journal >= 0 else -1
                 if record.status in ACTIVE and (grown != size or time.monotonic() >= min(next_look, deadline)):
                     with Translate("read", self.jobs.db_path):
@@ -3872,8 +3872,8 @@ class Watched:
 def pause(record: JobRecord, until: float) -> None:
     """Wait until a run may have changed, but not longer than until then."""
     seconds = until - time.monotonic()
-    if record.last_pid is None or seconds < 0.1:  # nothing to wait for yet; or a follower, who looks often anyway
-        time.sleep(max(seconds, 0.0) if seconds < 0.1 else FOLLOW_SECONDS)
+    if record.last_pid is None or seconds <= FOLLOW_SECONDS:  # there is no process yet; or a follower looks often anyway
+        time.sleep(min(max(seconds, 0.0), FOLLOW_SECONDS))
     elif record.monitored:
         here = record.boot_id == platform.boot_id()
         platform.await_monitor(record.logdir + SEP + LOCK, Run(record) if here else None, until)
@@ -3905,13 +3905,14 @@ class Follower:
             while unread:
                 name = unread.pop(0)  # in turns: none may keep the other waiting
                 part, self.places[name], wrong = next(self.logs[name])
+                yield name, name, part
+
                 if part or wrong == CUT:
                     unread.append(name)
-                yield name, name, part
+                elif not wrong:
+                    self.told_gone.discard(name)
                 if wrong == CUT:
                     yield name, CUT, "%s.log was cut; what follows is from its beginning" % name
-                elif wrong == "" and not part:
-                    self.told_gone.discard(name)
                 elif wrong and name not in self.told_gone and record.last_pid is not None and self.is_there():
                     self.told_gone.add(name)
                     yield name, GONE, self.where_it_is(record, name)
