@@ -772,6 +772,20 @@ class Run:
         self.monitor_start: int = state.get("monitor_start") or 0
 
 
+def hint_for(program: bytes, mode: int, number: int) -> bytes:
+    """Say what keeps a file from being executed, where the error number alone would mislead."""
+    # The errno module is one more that the monitor does not load.
+    if mode & 0o170000 == 0o040000:
+        return b" (it is a directory)"
+    if number == 8:  # ENOEXEC
+        return b" (a script needs a first line such as #!/bin/sh)"
+    if not mode or number not in (2, 13):
+        return b""
+    if not os.access(program, os.X_OK):
+        return b" (%s is there, but it is not executable: see chmod +x)" % program
+    return b" (the file is there; the interpreter that it names is not, or may not be executed)"
+
+
 class Posix:
     """What the rooms below need of an operating system: the contract, and what POSIX gives.
 
@@ -806,11 +820,14 @@ class Posix:
 
     def cookie_of(self, pid: int) -> "Optional[bytes]":
         """Return a process' NODEJOBS_COOKIE, b"" if it has none, None if that cannot be read."""
-        raise NotImplementedError
+        return None
 
     def mark(self, pid: int) -> int:
-        """Return a number that no other process of this boot ever has, or 0 where the system has none."""
-        raise NotImplementedError
+        """Return a number that no other process of this boot ever has, or 0 where the system has none.
+
+        In a Run it may be -1: then the command is known to be gone.
+        """
+        return 0
 
     def is_command(self, run: "Run") -> bool:
         """Tell whether the command of that run lives."""
@@ -818,7 +835,7 @@ class Posix:
 
     def is_suspended(self, pid: int) -> "Optional[bool]":
         """Tell whether a signal has stopped that process; None if that cannot be known."""
-        raise NotImplementedError
+        return None
 
     def remaining(self, run: "Run", known: "Members") -> "Members":
         """Return what still runs of a run that has ended: of what is `known`, and of what its monitor has adopted."""
@@ -845,7 +862,7 @@ class Posix:
 
     def user(self) -> str:
         """Return the name of our user."""
-        return self.user_name(os.getuid())
+        return self.name_of(os.getuid())
 
     def state_home(self) -> str:
         """Return the directory where a user's programs keep what they have to remember; "" if there is none."""
@@ -891,38 +908,26 @@ class Posix:
         """Rename a directory, of which we may have the lock, whole and at once; OSError if it cannot go now."""
         os.rename(path, to)
 
-    def user_name(self, uid: int) -> str:
-        """Return the name of a user; the number where it has none."""
-        try:
-            import pwd
-            return pwd.getpwuid(uid).pw_name
-        except (KeyError, ImportError, OSError):
-            return str(uid)
-
     def distrust(self, path: str) -> "Tuple[str, str]":
         """Return why we must not write to a directory, and how its owner can be had to; ("", "") if we may."""
         found = os.stat(path)
-        owner = self.user_name(found.st_uid)
+        owner = self.name_of(found.st_uid)
         if found.st_uid != os.geteuid():
-            return "it belongs to " + owner, "sudo -u %s" % (owner if owner != str(found.st_uid) else "'#%s'" % owner)
-        group = ""
-        if found.st_mode & 0o022 == 0o020:  # a group of the same name is the user's own (Debian, Fedora)
-            try:
-                import grp
-                group = grp.getgrgid(found.st_gid).gr_name
-            except (KeyError, ImportError, OSError):
-                pass
-        if found.st_mode & 0o022 and group != owner:
-            return "others may write to it (mode %o)" % (found.st_mode & 0o7777), "chmod go-w"
-        return "", ""
+            return "it belongs to " + owner, "sudo -u " + ("'#%s'" % owner if owner.isdigit() else owner)
+        others = found.st_mode & 0o022
+        if others == 0o020 and self.name_of(found.st_gid, is_group=True) == owner:
+            others = 0  # a group of the same name is the user's own (Debian, Fedora)
+        return ("others may write to it (mode %o)" % (found.st_mode & 0o7777), "chmod go-w") if others else ("", "")
 
     def is_own_home(self, path: str) -> bool:
         """Tell whether a directory, or where it is not there yet the one that it would be made in, is our user's."""
+        places = [os.path.realpath(path)]
+        while not os.path.exists(places[0]):
+            places[0] = os.path.dirname(places[0])
         home = os.path.realpath(os.path.expanduser("~"))
-        places = [home] if os.path.realpath(path).startswith(home + SEP) and os.path.exists(home) else []
-        while not os.path.exists(path) and path != os.path.dirname(path):
-            path = os.path.dirname(path)
-        return all(os.stat(place).st_uid == os.geteuid() for place in places + [path])
+        if os.path.realpath(path).startswith(home + SEP) and os.path.exists(home):
+            places.append(home)
+        return all(os.stat(place).st_uid == os.geteuid() for place in places)
 
     def take_lock(self, path: str, seconds: float) -> int:
         """Open and take the job's lock, which a monitor may inherit; -1 if others hold it for that long."""
@@ -1171,20 +1176,6 @@ class Posix:
         """From now on hold together what the command starts, also what its own parent leaves, where the system can."""
         pass
 
-    def call_library(self, name: str, *words: int) -> None:
-        """Call a function of the C library with these words, if that can be done here; else orphans go to init."""
-        ffi: "Any"
-        try:
-            # The C half of ctypes costs 0.08 MB and half a millisecond, a tenth of the whole. Minimal Pythons lack it.
-            import _ctypes as ffi
-            if hasattr(ffi, "call_function"):
-                ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), name), words)
-            else:  # PyPy
-                import ctypes
-                getattr(ctypes.CDLL(None), name)(*words)
-        except Exception:
-            pass
-
     def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
         """Make the process of the command, which waits for a permit (rule 4); return its pid, and what we need for it.
 
@@ -1203,42 +1194,40 @@ class Posix:
 
     def become_command(self, order: "Dict[str, Any]", files: "Tuple[int, ...]", go: int, failed: int) -> "NoReturn":
         """Turn the forked child into the command; on failure say the error number and words on `failed`."""
-        what = b"prepare the command"
+        what, number, hint = b"prepare the command", 0, b""
         try:
-            os.setsid()
-            for target, fd in enumerate(files):
-                os.dup2(fd, target)
-            if os.read(go, 1) != b"!":
-                os._exit(127)
-            self.set_signals(signal.SIG_DFL)
-            if order["cwd"] is not None:
-                what = b"change to the working directory " + order["cwd"]
-                os.chdir(order["cwd"])
-            what = b"execute " + order["argv"][0]
-            environment: "Dict[Any, Any]" = dict(os.environ)
-            environment.setdefault(b"PYTHONUNBUFFERED", b"1")
-            environment.update(order["environment"])
-            environment = {key: value for key, value in environment.items() if value is not None}
-            number, hint = self.execute(order["programs"], order["argv"], environment)
+            try:
+                os.setsid()
+                for target, fd in enumerate(files):
+                    os.dup2(fd, target)
+                if os.read(go, 1) != b"!":
+                    os._exit(127)
+                self.set_signals(signal.SIG_DFL)
+                if order["cwd"] is not None:
+                    what = b"change to the working directory " + order["cwd"]
+                    os.chdir(order["cwd"])
+                what = b"execute " + order["argv"][0]
+                number, hint = self.execute(order)
+            except OSError as error:
+                number = error.errno or 0
             os.write(failed, b"%d cannot %s: %s%s" % (number, what, os.strerror(number).encode(), hint))
-        except OSError as error:
-            number = error.errno or 0
-            os.write(failed, b"%d cannot %s: %s" % (number, what, os.strerror(number).encode()))
         finally:
             os._exit(127)
 
-    def execute(self, programs: "List[bytes]", argv: "List[bytes]", environment: "Dict[bytes, bytes]",
-                ) -> "Tuple[int, bytes]":
-        """Execute the first of these programs that can be; where none can, return the error number and a hint.
+    def execute(self, order: "Dict[str, Any]") -> "Tuple[int, bytes]":
+        """Execute the first program that can be; where none can, return the error number and a hint.
 
         As a shell and execvp do: a directory on PATH is no program, nor is what cannot be seen there, and the search
         goes on past what may not be executed.
         """
-        sought = b"/" not in argv[0]
-        number, hint = 0, b""
-        for program in programs:
+        environment: "Dict[Any, Any]" = {b"PYTHONUNBUFFERED": b"1", **os.environ, **order["environment"]}
+        environment = {key: value for key, value in environment.items() if value is not None}
+        number, hint = 2, b" (it is nowhere on PATH)"  # ENOENT
+        sought = b"/" not in order["argv"][0]
+        found = False
+        for program in order["programs"]:
             try:
-                os.execve(program, argv, environment)
+                os.execve(program, order["argv"], environment)
             except OSError as error:
                 failure = error.errno or 0
             try:
@@ -1248,24 +1237,11 @@ class Posix:
             if sought and mode & 0o170000 in (0, 0o040000) and failure in (2, 13, 20):  # ENOENT, EACCES, ENOTDIR
                 continue
 
-            if not number:
-                number, hint = failure, self.hint(program, mode, failure)
+            if not found:
+                found, number, hint = True, failure, hint_for(program, mode, failure)
             if mode and failure != 13:
                 break
-        return (number, hint) if number else (2, b" (it is nowhere on PATH)")
-
-    def hint(self, program: bytes, mode: int, number: int) -> bytes:
-        """Say what keeps a file from being executed, where the error number alone would mislead."""
-        # The errno module is one more that the monitor does not load.
-        if mode & 0o170000 == 0o040000:
-            return b" (it is a directory)"
-        if number == 8:  # ENOEXEC
-            return b" (a script needs a first line such as #!/bin/sh)"
-        if not mode or number not in (2, 13):
-            return b""
-        if not os.access(program, os.X_OK):
-            return b" (%s is there, but it is not executable: see chmod +x)" % program
-        return b" (the file is there; the interpreter that it names is not, or may not be executed)"
+        return number, hint
 
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
         """Let the command execute; return b"", or the error number, a blank and what failed (rule 5)."""
@@ -1348,6 +1324,15 @@ class Posix:
             finally:
                 os._exit(127)
 
+    def name_of(self, number: int, is_group: bool = False) -> str:
+        """Return the name of a user, or of a group; the number where it has none."""
+        try:
+            import grp
+            import pwd
+            return (grp.getgrgid(number) if is_group else pwd.getpwuid(number))[0]
+        except (KeyError, ImportError, OSError):
+            return str(number)
+
 
 class ProcessTable(Posix):
     """How the processes of a run are found and ended, where the system shows which processes there are.
@@ -1380,6 +1365,20 @@ class ProcessTable(Posix):
             return False
         cookie = self.cookie_of(run.pid)
         return cookie == run.cookie or cookie in (None, b"", MONITOR_COOKIE) and row[1] in (run.pid, run.monitor)
+
+    def call_library(self, name: str, *words: int) -> None:
+        """Call a function of the C library with these words, if that can be done here; else orphans go to init."""
+        ffi: "Any"
+        try:
+            # The C half of ctypes costs 0.08 MB and half a millisecond, a tenth of the whole. Minimal Pythons lack it.
+            import _ctypes as ffi
+            if hasattr(ffi, "call_function"):
+                ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), name), words)
+            else:  # PyPy
+                import ctypes
+                getattr(ctypes.CDLL(None), name)(*words)
+        except Exception:
+            pass
 
     def send(self, pid: int, start: int, number: int) -> None:
         """Signal a process, and no stranger; one that is gone, or not ours, hears nothing (rule 7)."""
@@ -1683,8 +1682,6 @@ class Ps(ProcessTable):
         found = {part.partition(b" ")[0] for part in command.split(b" " + COOKIE_VARIABLE + b"=")[1:]}
         if len(found) == 1 and (MONITOR_COOKIE in found or b" NODEJOBS_RUN=" in command):
             cookie = found.pop()
-        elif b" -I -S -c import " in command and b" nodejobs-" in command:
-            cookie = MONITOR_COOKIE
         return pid, (parent, group, session, start, words[3][:1]), cookie
 
     def row(self, pid: int) -> "Optional[Row]":
@@ -1713,9 +1710,6 @@ class Ps(ProcessTable):
 
     def cookie_of(self, pid: int) -> "Optional[bytes]":
         return self.cookies.get(pid) if self.row(pid) else None
-
-    def mark(self, pid: int) -> int:
-        return 0
 
     def adopt_orphans(self, cookie: bytes) -> None:
         # FreeBSD has procctl(P_PID, pid, PROC_REAP_ACQUIRE, NULL); macOS and the other BSDs have nothing like it.
@@ -1991,17 +1985,8 @@ class Windows(Posix):
         self.close(handle)
         return times[0] if known and lives else None
 
-    def cookie_of(self, pid: int) -> "Optional[bytes]":
-        return None
-
-    def mark(self, pid: int) -> int:
-        return 0
-
     def is_command(self, run: "Run") -> bool:
         return self.start_time(run.pid) == run.start
-
-    def is_suspended(self, pid: int) -> "Optional[bool]":
-        return None
 
     def reap(self, pid: int, wait: bool) -> bool:
         return True

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import http.client
 import importlib.util
+import inspect
 import json
 import marshal
 import operator
@@ -5007,7 +5008,7 @@ def test_what_ps_prints_is_understood(system):
     assert [table[pid][:2] for pid in (811, 812, 813)] == [(1, 811), (811, 812), (812, 812)]
     assert [table[pid][3] for pid in (812, 813, 815)] == [20261103092803, 20261103092804, 20261209235959]
     assert [table[pid][4] for pid in (812, 815)] == [b"S", b"T"]
-    assert cookies == [None, b"monitor", COOKIE.encode(), None, OTHER_COOKIE.encode(), None]
+    assert cookies == [None, None if system == "macOS" else b"monitor", COOKIE.encode(), None, OTHER_COOKIE.encode(), None]
 
 
 def test_ps_is_asked_in_the_words_of_the_system_and_believed_only_if_it_knows_us(monkeypatch):
@@ -5028,6 +5029,30 @@ def test_ps_is_asked_in_the_words_of_the_system_and_believed_only_if_it_knows_us
     for answer in (b"", b"1 0 1 S", b"1 0 1 S" + when + b" init", me):
         with pytest.raises(OSError, match="ps does not tell"):
             ask("FreeBSD", answer).start_time(os.getpid())
+
+
+# What no Python for Windows has in these modules (os.kill, os.waitpid and os.umask are others there).
+POSIX_ONLY = set("""
+    fork setsid getsid killpg getpgid getpgrp kill waitpid wait4 WNOHANG getuid geteuid getgid uname lockf F_LOCK F_TEST
+    F_ULOCK environb posix_spawn set_blocking pidfd_open fcntl flock pwd grp resource setitimer pthread_sigmask sigwait
+    set_wakeup_fd siginterrupt sysconf closerange fstatvfs statvfs O_NOFOLLOW O_NONBLOCK O_CLOEXEC poll select mkfifo
+    SIGCHLD SIGCONT SIGSTOP SIGALRM umask NSIG execve readlink""".split())
+
+
+def test_nothing_of_posix_runs_on_windows_by_accident():
+    def names_of(code):
+        return set(code.co_names).union(*[names_of(part) for part in code.co_consts if isinstance(part, type(code))])
+    inherited = {name: names_of(value.__code__) for name, value in vars(nodejobs.Posix).items()
+                 if inspect.isfunction(value) and name not in vars(nodejobs.Windows)}
+    reached = set(re.findall(r"\bplatform\.(\w+)", FILE.read_text(encoding="utf-8")))
+    for method in filter(inspect.isfunction, vars(nodejobs.Windows).values()):
+        reached |= names_of(method.__code__)
+    before = None
+    while reached != before:
+        before = set(reached)
+        reached = reached.union(*[inherited[name] for name in reached & set(inherited)])
+    assert {name: inherited[name] & POSIX_ONLY for name in reached & set(inherited)
+            if inherited[name] & POSIX_ONLY} == {}
 
 
 @pytest.mark.parametrize("answers, told", [
