@@ -1148,9 +1148,6 @@ class Posix:
         os.lockf(lock, os.F_LOCK, 0)
         return lock
 
-    def drop_run_lock(self, lock: int) -> None:
-        os.lockf(lock, os.F_ULOCK, 0)
-
     def block_size(self, fd: int) -> int:
         """Return the size of the blocks that a file's disk gives out."""
         return os.fstatvfs(fd).f_frsize
@@ -1777,8 +1774,7 @@ class Windows(Posix):
     def interpreter(self) -> str:
         # In a virtual environment, sys.executable is a program that starts Python and waits for it.
         path = getattr(sys, "_base_executable", "") or sys.executable or ""
-        name = os.path.basename(path).lower()
-        if name.startswith("python") and not name.startswith(("pythonw", "pythonservice")):
+        if os.path.basename(path).lower() in ("python.exe", "python3.exe"):
             return path
         return os.path.join(sys.base_exec_prefix, "python.exe")  # Python is embedded in a program, or has no console
 
@@ -1844,27 +1840,26 @@ class Windows(Posix):
         from subprocess import list2cmdline
         words = [os.fsdecode(word) for word in argv]
         if line is None:
-            has_path = os.path.dirname(words[0])
-            name = os.path.join(cwd or "", words[0]) if has_path else words[0]
-            places = None if has_path else os.fsdecode(path)
+            name = os.path.join(cwd or "", words[0]) if os.path.dirname(words[0]) else words[0]
+            places = os.fsdecode(path)
             program = os.path.abspath(which(name, path=places) or which(name + ".exe", path=places) or name)
             if not program.lower().endswith((".bat", ".cmd")):
                 return {"program": program, "line": list2cmdline(words), "shown": words[0], "place": cwd, "refused": ""}
-            # cmd executes it, and reads its arguments again in its own way; a quotation mark would end the quoting.
-            words[0] = program
-            shell_line, unsafe = " ".join(['"%s"' % word for word in words]), set('"%\r\n')
-        else:
-            shell_line, unsafe = words[0], set("\r\n")  # of several lines, cmd would execute the first only
 
         shell = os.environ.get("COMSPEC", "C:\\Windows\\System32\\cmd.exe")
+        shell_line, unsafe = words[0], "\r\n"  # of several lines, cmd would execute the first only
+        if line is None:
+            # cmd executes a batch file, and reads its arguments in its own way; a quotation mark would end the quoting.
+            words[0] = program
+            shell_line, unsafe = " ".join(['"%s"' % word for word in words]), '"%\r\n'
         refused = ""
-        if unsafe & set("".join(words)):
+        if set(unsafe) & set("".join(words)):
             refused = "22 cannot give cmd a line break, nor a batch file a quotation mark or a percent sign"
         if os.path.abspath(cwd or "").startswith("\\\\"):
             refused = "22 cannot execute cmd in a network directory, which it would leave for that of Windows"
         # /s: cmd takes away the first and the last quotation mark, and touches nothing between them
-        return {"program": shell, "line": '"%s" /d /v:off /s /c "%s"' % (shell, shell_line), "shown": "cmd",
-                "place": cwd, "refused": refused}
+        line_of_shell = '"%s" /d /v:off /s /c "%s"' % (shell, shell_line)
+        return {"program": shell, "line": line_of_shell, "shown": "cmd", "place": cwd, "refused": refused}
 
     # Files
 
@@ -1892,7 +1887,9 @@ class Windows(Posix):
         access = 0x80000000 if flags & 3 != os.O_WRONLY else 0
         if flags & 3:
             access |= 0x00100004
-        creation = 1 if flags & os.O_EXCL else 4 if flags & os.O_CREAT else 3
+        creation = 3  # OPEN_EXISTING
+        if flags & os.O_CREAT:
+            creation = 1 if flags & os.O_EXCL else 4  # CREATE_NEW, OPEN_ALWAYS
         return self.as_fd(self.create_file(path, access, 7, creation), flags & 3)
 
     def move(self, path: str, to: str) -> None:
@@ -1900,19 +1897,16 @@ class Windows(Posix):
         # If somebody creates a new lock meanwhile, the directory stays where it is, and is theirs.
         aside = to + "." + LOCK
         try:
-            self.rename_when_free(path + SEP + LOCK, aside)
+            os.rename(path + SEP + LOCK, aside)
             os.unlink(aside)  # when we close it; or the next sweep deletes it
         except OSError:
             pass  # there is none; or the directory cannot go either, and says so
-        self.rename_when_free(path, to)
 
-    def rename_when_free(self, path: str, to: str) -> None:
-        """Rename a file or directory; a reader, or a search for viruses, may have it open for a moment."""
         deadline = time.monotonic() + 1.0
         while True:
             try:
                 return os.rename(path, to)
-            except PermissionError:
+            except PermissionError:  # a reader, or a search for viruses, may have a file open for a moment
                 if time.monotonic() >= deadline:
                     raise PermissionError(errno.EACCES, "a file in it is open in another program", path) from None
             time.sleep(POLL_SECONDS)
@@ -1944,11 +1938,6 @@ class Windows(Posix):
 
     def take_run_lock(self, path: bytes) -> int:
         return self.take_lock(path, RETRY_SECONDS)
-
-    def drop_run_lock(self, lock: int) -> None:
-        null = os.open(NULL, os.O_RDWR)
-        os.dup2(null, lock)
-        os.close(null)
 
     def is_job_locked(self, path: str) -> bool:
         try:
@@ -2004,24 +1993,19 @@ class Windows(Posix):
             if time.monotonic() >= deadline:
                 return False
 
-    def await_end(self, pid: int, start: int, deadline: float) -> bool:
+    def await_gone(self, pid: int, lives: "Any", deadline: float, pause: float = 0.0) -> bool:
         handle = self.process(pid, 0x00101000)
-        if not handle:
-            return True
         try:
-            return self.start_time(pid) != start or self.await_handle(handle, deadline)
+            while lives():
+                if time.monotonic() >= deadline:
+                    return False
+                if pause or not handle:
+                    time.sleep(POLL_SECONDS)
+                else:
+                    self.await_handle(handle, deadline)
+            return True
         finally:
             self.close(handle)
-
-    def await_command(self, run: "Run", deadline: float) -> None:
-        self.await_end(run.pid, run.start, deadline)
-
-    def await_monitor(self, path: str, run: "Optional[Run]", deadline: float) -> None:
-        if run is not None:
-            self.await_command(run, deadline)
-        deadline = min(deadline, time.monotonic() + 1.0)
-        while self.is_monitored(path) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
 
     # The tree of a run
 
@@ -2041,18 +2025,18 @@ class Windows(Posix):
         self.kernel("QueryInformationJobObject", job, 3, table, sizeof(table), None)
         return [pid for pid in table[8 // sizeof(c_size_t):] if pid]
 
-    def tree(self, run: "Run", known: "Members", groups: "Set[int]") -> "Members":
+    def remaining(self, run: "Run", known: "Members") -> "Members":
+        """Return the processes of a run: those of its job object; if nobody has that open any more, what is known."""
         job = self.job(run.cookie)
         if job:
             found = {pid: self.start_time(pid) or 0 for pid in self.members(job)}  # 0: it may not be opened
-            self.close(job)
         else:
-            found = {pid: start for pid, start in [*known.items(), (run.pid, run.start)] if self.start_time(pid) == start}
+            found = dict(known)
+            found[run.pid] = run.start
+            found = {pid: start for pid, start in found.items() if self.start_time(pid) == start}
+        self.close(job)
         found.pop(os.getpid(), None)
         return found
-
-    def remaining(self, run: "Run", known: "Members") -> "Members":
-        return self.tree(run, known, set())
 
     def kill(self, run: "Run", members: "Members") -> None:
         """End the members: the whole job object at once, unless we are in it."""
@@ -2071,14 +2055,12 @@ class Windows(Posix):
     def end_tree(self, run: "Run", known: "Members") -> "List[int]":
         """End the processes of a run; return the pids of those that outlived it."""
         deadline = time.monotonic() + KILL_SECONDS
-        members = self.tree(run, known, set())
+        members = self.remaining(run, known)
         while members and time.monotonic() < deadline:
             known.update(members)
             self.kill(run, members)
-            for pid, start in members.items():
-                self.await_end(pid, start, min(deadline, time.monotonic() + 1.0))
-            time.sleep(POLL_SECONDS)  # some may not be opened, so not be waited for
-            members = self.tree(run, known, set())
+            time.sleep(POLL_SECONDS)
+            members = self.remaining(run, known)
         return sorted(members)
 
     def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
@@ -2097,8 +2079,8 @@ class Windows(Posix):
         variables = dict({"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}, **variables)
         options: "Dict[str, Any]" = {"stdin": PIPE, "stdout": PIPE, "stderr": DEVNULL, "env": variables}
         try:
-            # CREATE_NO_WINDOW: a console that nobody sees, and which the command shares. CREATE_BREAKAWAY_FROM_JOB: a job
-            # that a job has started is not its child.
+            # CREATE_NO_WINDOW: a console that nobody sees, and which the command shares.
+            # CREATE_BREAKAWAY_FROM_JOB: a job that a job has started is not its child.
             monitor: "Any" = Popen(words, creationflags=0x09000000, **options)
         except PermissionError:  # a job object that lets nobody go
             monitor = Popen(words, creationflags=0x08000000, **options)
@@ -2176,18 +2158,13 @@ class Windows(Posix):
 
     def why_not(self, error: "Any", order: "Dict[str, Any]") -> str:
         """Say why a command cannot be executed: an error number, a blank and words."""
-        shown, number = order["shown"], error.errno or 22
-        what, hint = "execute " + shown, ""
+        what = "execute " + order["shown"]
         if error.winerror == 267:  # ERROR_DIRECTORY
             what = "change to the working directory " + order["place"]
-        elif error.winerror == 206:  # ERROR_FILENAME_EXCED_RANGE
-            number = 7  # E2BIG: the command line is too long
-        elif number == 8:  # ENOEXEC
-            hint = " (it is no program: name what executes it, as in python it.py)"
-        elif number == 2 and not {"/", "\\"} & set(shown):
-            hint = " (it is nowhere on PATH)"
+        hints = {2: " (it is not there, nor on PATH)",
+                 193: " (it is no program: name what executes it, as in python it.py)"}
         # There are many reasons that have no number of their own in errno.
-        return "%d cannot %s: %s%s" % (number, what, error.strerror, hint)
+        return "%d cannot %s: %s%s" % (error.errno or 22, what, error.strerror, hints.get(error.winerror, ""))
 
     def permit(self, held: "Tuple[Any, ...]") -> bytes:
         if not held[0]:
@@ -3574,7 +3551,7 @@ class Monitor:
         """
         last, pause = time.monotonic() + RETRY_SECONDS, 0.125
         while not self.note(dict(end, outcome=outcome)):
-            platform.drop_run_lock(self.lock)
+            let_go(self.lock)
             report(told)
             let_go(JOB_LOCK)
             next_try = time.monotonic() + pause
@@ -3589,7 +3566,7 @@ class Monitor:
             pass  # the file system cannot; there is nothing safer to do
         platform.sync_directories(self.path)  # a new file is safe when its directory is too
         self.note({"status": outcome})  # where that fails, the facts say the same, once the lock is free
-        platform.drop_run_lock(self.lock)
+        let_go(self.lock)
 
 
 def monitor_boot() -> None:
