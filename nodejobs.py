@@ -1173,10 +1173,11 @@ class Posix:
         """From now on hold together what the command starts, also what its own parent leaves, where the system can."""
         pass
 
-    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
-        """Make the process of the command, which waits for a permit (rule 4); return its pid, and what we need for it.
+    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, str]":
+        """Make the process of the command, which waits for a permit (rule 4).
 
-        The pid is 0 where it is known already that the command cannot be executed.
+        Return its pid and what else we need for it; and "", or why it is known already that it cannot be executed,
+        as `permit` says it.
         """
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         go, permit = os.pipe()
@@ -1187,7 +1188,7 @@ class Posix:
             self.become_command(order, (stdin, stdout, stderr), go, failed)
         for fd in (stdin, go, failed):
             os.close(fd)
-        return pid, permit, failure
+        return (pid, permit, failure), ""
 
     def become_command(self, order: "Dict[str, Any]", files: "Tuple[int, ...]", go: int, failed: int) -> "NoReturn":
         """Turn the forked child into the command; on failure say the error number and words on `failed`."""
@@ -1240,12 +1241,12 @@ class Posix:
                 break
         return number, hint
 
-    def permit(self, held: "Tuple[Any, ...]") -> bytes:
-        """Let the command execute; return b"", or the error number, a blank and what failed (rule 5)."""
+    def permit(self, held: "Any") -> str:
+        """Let the command execute; return "", or the error number, a blank and what failed (rule 5)."""
         pid, permit, failure = held
         os.write(permit, b"!")
         os.close(permit)
-        failing = os.read(failure, 4096)
+        failing = os.read(failure, 4096).decode("utf-8", "surrogateescape")
         os.close(failure)
         if failing:
             os.waitpid(pid, 0)
@@ -1275,8 +1276,12 @@ class Posix:
         if forever:
             return ended, []
 
+        ready: "List[int]" = []
         seconds = 0.0 if ended else min(max(deadline - time.monotonic(), 0.0), 86400.0)
-        ready = self.ready([self.wakeup, *pipes], [], seconds)
+        try:
+            ready = self.ready([self.wakeup, *pipes], [], seconds)
+        except (ImportError, OSError):
+            time.sleep(POLL_SECONDS)  # that cannot be had at this moment: we look again
         if self.wakeup in ready:
             os.read(self.wakeup, 65536)
         return ended, [fd for fd in pipes if fd in ready]
@@ -2122,9 +2127,9 @@ class Windows(Posix):
         limits[4] = 0x800
         self.kernel("SetInformationJobObject", self.own_job, 9, limits, sizeof(limits))
 
-    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, ...]":
+    def hold_command(self, order: "Dict[str, Any]", stdout: int, stderr: int) -> "Tuple[Any, str]":
         if order["refused"]:
-            return 0, order["refused"].encode()
+            return None, order["refused"]
         from _winapi import CreateProcess  # type: ignore[attr-defined]
         from msvcrt import get_osfhandle  # type: ignore[attr-defined]
         environment = dict(os.environ)
@@ -2148,11 +2153,11 @@ class Windows(Posix):
                 error = self.failure(None)
                 self.forbid((pid, process, thread))
                 raise error
-            return pid, process, thread
+            return (pid, process, thread), ""
         except OSError as error:
             if error.errno in (12, 24):
                 raise  # ENOMEM, EMFILE: that says nothing about the job
-            return 0, self.why_not(error, order).encode("utf-8", "surrogatepass")
+            return None, self.why_not(error, order)
         finally:
             os.close(stdin)
 
@@ -2166,13 +2171,10 @@ class Windows(Posix):
         # There are many reasons that have no number of their own in errno.
         return "%d cannot %s: %s%s" % (error.errno or 22, what, error.strerror, hints.get(error.winerror, ""))
 
-    def permit(self, held: "Tuple[Any, ...]") -> bytes:
-        if not held[0]:
-            failing: bytes = held[1]
-            return failing
+    def permit(self, held: "Any") -> str:
         self.kernel("ResumeThread", held[2])
         self.close(held[2])
-        return b""
+        return ""
 
     def forbid(self, held: "Tuple[Any, ...]") -> None:
         self.kernel("TerminateProcess", held[1], KILLED)
@@ -3240,9 +3242,8 @@ class CappedLog:
     aside before is dropped. So at least half the cap is kept.
     """
 
-    def __init__(self, path: bytes, cap: int) -> None:
-        self.path, self.full = path, cap // 2
-        self.fd = open_log(path)
+    def __init__(self, path: bytes, fd: int, cap: int) -> None:
+        self.path, self.fd, self.full = path, fd, cap // 2
         self.offset = self.dropped = 0
         self.aside, self.aside_size = b"", 0
         self.pipe, self.writing = os.pipe()
@@ -3361,17 +3362,14 @@ class Monitor:
         platform.adopt_orphans(self.order["cookie"].encode())
 
     def open_outputs(self) -> "List[int]":
-        """Return what the command shall have as its stdout and as its stderr."""
+        """Return what the command shall have as its stdout and, unless that is the same, as its stderr."""
         paths = [self.path + b"/stdout", self.path + b"/stderr"]
-        merge, cap = self.order["merge"], self.order["max_log"]
-        if cap is None:
-            outputs = [open_log(path) for path in paths]
-        elif merge:
-            os.close(open_log(paths.pop()))
-            self.logs = [CappedLog(paths[0], cap)]
-        else:
-            self.logs = [CappedLog(path, cap // 2) for path in paths]
-        if cap is not None:
+        outputs = [open_log(path) for path in paths]
+        if self.order["merge"]:
+            os.close(outputs.pop())
+        if self.order["max_log"] is not None:
+            cap = self.order["max_log"] // len(outputs)
+            self.logs = [CappedLog(path, fd, cap) for path, fd in zip(paths, outputs)]
             self.pipes = {log.pipe: log for log in self.logs}
             outputs = [log.writing for log in self.logs]
         return outputs
@@ -3382,32 +3380,34 @@ class Monitor:
         Return "", or why it cannot execute: an error number, a blank and words.
         """
         outputs = self.open_outputs()
-        self.held = platform.hold_command(self.order, outputs[0], outputs[0 if self.order["merge"] else -1])
+        self.held, failing = platform.hold_command(self.order, outputs[0], outputs[-1])
         for fd in outputs:
             os.close(fd)
+        if failing:
+            return failing
+
         self.began = time.monotonic()
         pid, me, now = self.held[0], os.getpid(), iso_time(time.time())
         begun = {"last_pid": pid, "pid_start": platform.start_time(pid), "pid_mark": platform.mark(pid),
                  "monitor_pid": me, "monitor_start": platform.start_time(me),
                  "started_at": now, "started_clock": self.began, "last_update": now}
         self.run = Run(dict(begun, cookie=self.order["cookie"]))
-        failing = ""
-        if pid:
-            try:
-                append_line(self.journal, begun, 0)
-            except OSError:
-                platform.forbid(self.held)
-                raise
-            failing = self.why_forbidden()
+        try:
+            append_line(self.journal, begun, 0)
+        except OSError:
+            platform.forbid(self.held)
+            raise
+        failing = self.why_forbidden()
         if failing:
             platform.forbid(self.held)
             return failing
+
         if self.order["spooled"]:
             try:
                 os.unlink(self.order["spooled"])
             except OSError:
                 pass  # the spool goes with the ticket
-        failing = platform.permit(self.held).decode("utf-8", "surrogateescape")
+        failing = platform.permit(self.held)
         if not failing:
             self.note({"status": RUNNING}, END_ROOM)  # where that fails, the held lock and the pid say the same
         return failing
@@ -3426,8 +3426,8 @@ class Monitor:
     def write_failed_start(self, failing: str) -> None:
         self.held = None
         number, _, text = failing.partition(" ")
-        self.write_end(FAILED_START, {"errno": int(number) or None, "error": text, "ended_at": iso_time(time.time())},
-                       failing)
+        end = {"errno": int(number) or None, "error": text, "ended_at": iso_time(time.time())}
+        self.write_end(FAILED_START, end, failing)
 
     # Its end
 
@@ -3461,7 +3461,7 @@ class Monitor:
         deadline = float("inf") if timeout is None else self.began + timeout
         result: "Any" = None
         stopper = 0
-        while not result or stopper:
+        while not result or stopper > 0:
             ended = self.wait(deadline)
             if ended and ended[0] == self.run.pid:
                 result, self.held = ended, None
@@ -3473,24 +3473,22 @@ class Monitor:
         return result  # type: ignore[no-any-return]
 
     def end_tree(self) -> int:
-        """End all of the run; return the pid of the process that does it, 0 if it is done.
+        """End all of the run; return the pid of the process that does it, or less than 1 if it is done.
 
         A process of its own, so that we go on reaping: what forks and ends all the time would use up the pids.
         """
-        stopper = -1
         try:
             stopper = os.fork()
         except (OSError, AttributeError):
-            pass
-        if stopper > 0:
-            return stopper
-        try:
-            # Its name is in quotes, so that `pack` finds it, and all that it needs, only where there is a timeout.
-            getattr(platform, "end_trees")([(self.run, {})], signal.SIGTERM, self.order["grace"])
-        finally:
-            if stopper == 0:
-                os._exit(0)
-        return 0
+            stopper = -1  # so we do it ourselves
+        if stopper <= 0:
+            try:
+                # Its name is in quotes, so that `pack` finds it, and all that it needs, only where there is a timeout.
+                getattr(platform, "end_trees")([(self.run, {})], signal.SIGTERM, self.order["grace"])
+            finally:
+                if stopper == 0:
+                    os._exit(0)
+        return stopper
 
     def wait(self, deadline: float = float("inf")) -> "Optional[Ended]":
         """Wait for the end of a child, for output, or for the deadline; return how a child has ended.
@@ -3511,7 +3509,7 @@ class Monitor:
             pairs = [[pid, platform.start_time(pid)] for pid in platform.adopted()]
             if None not in [start for _, start in pairs]:
                 break
-        return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", self.run.cookie)]
+        return [pair for pair in pairs if platform.cookie_of(pair[0]) in (None, b"", self.order["cookie"].encode())]
 
     def was_asked_to_stop(self) -> bool:
         """Tell whether the journal has a stop request."""
@@ -3577,19 +3575,22 @@ def monitor_boot() -> None:
     import _signal as signal
     scope = globals()
     bare = scope["os"]
+    size = int(sys.argv[1])
     payload = b""
-    while len(payload) < int(sys.argv[1]):
-        part = bare.read(0, int(sys.argv[1]) - len(payload))  # and no more: begin_monitor may have some to read too
+    while len(payload) < size:
+        part = bare.read(0, size - len(payload))  # and no more: begin_monitor may have some to read too
         if not part:
             bare._exit(1)
         payload += part
+
     packed, order = marshal.loads(payload)
     parts = marshal.loads(packed)
     function: "Any" = type(lambda: 0)
-    for functions, names in parts.values():
-        names.update({name: function(code, scope, name, defaults) for name, (code, defaults) in functions.items()})
-    scope.update(parts.pop("")[1], time=time, signal=signal)
-    scope.update({name: type(name, (), names) for name, (_, names) in parts.items()})
+    for part in parts.values():
+        part.update({name: function(value[0], scope, name, value[1])
+                     for name, value in part.items() if isinstance(value, list)})
+    scope.update(parts.pop(""), time=time, signal=signal)
+    scope.update({name: type(name, (), part) for name, part in parts.items()})
     scope["platform"] = scope["Platform"]()
     scope["Monitor"](order).main()
 
@@ -3610,7 +3611,9 @@ def names_in(code: "Any") -> "Set[str]":
 
 
 def pack(system: "Type[Posix]", timeout: bool) -> bytes:
-    """Return what a monitor needs of this file: {class: (functions, constants)}, marshalled; "" is the file itself.
+    """Return what a monitor needs of this file, marshalled: {class: {name: value}}; the class "" is the file itself.
+
+    The value of a function is a list, of its code and the defaults of its arguments.
 
     It is computed once, from the names in the code. What is an attribute of something else there may have the name of
     a function of ours: so a little more travels than is needed.
@@ -3621,19 +3624,19 @@ def pack(system: "Type[Posix]", timeout: bool) -> bytes:
     scopes = {"": ROOMS}
     for name, kind in (("Monitor", Monitor), ("CappedLog", CappedLog), ("Run", Run), ("Platform", system)):
         scopes[name] = {attribute: getattr(kind, attribute) for attribute in dir(kind)}
-    parts: "Any" = {name: ({}, {}) for name in scopes}
+    parts: "Dict[str, Dict[str, Any]]" = {name: {} for name in scopes}
     names = ["__init__", "main", "end_trees"][:3 if timeout else 2]
     found = set(names)
     for name in names:  # which grows
-        for scope, (functions, constants) in parts.items():
+        for scope, part in parts.items():
             value = scopes[scope].get(name)
-            if isinstance(value, FUNCTION):
-                functions[name] = value.__code__, value.__defaults__
+            if isinstance(value, VALUES):
+                part[name] = value
+            elif isinstance(value, FUNCTION):
+                part[name] = [value.__code__, value.__defaults__]
                 new = names_in(value.__code__) - found
                 found |= new
                 names += new
-            elif isinstance(value, VALUES):
-                constants[name] = value
     packed[system, timeout] = marshal.dumps(parts)
     return packed[system, timeout]
 
