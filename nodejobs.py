@@ -885,8 +885,8 @@ class Posix:
         return (word if word and all(char.isalnum() or char in plain for char in word)
                 else "'" + word.replace("'", "'\"'\"'") + "'")
 
-    def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes, cwd: "Optional[str]",
-                  ) -> "Dict[str, Any]":
+    def execution(self, argv: "List[bytes]", line: "Optional[bytes]", path: bytes,
+                  cwd: "Optional[str]") -> "Dict[str, Any]":
         """Return what hold_command needs to execute `argv`, or the shell `line`: its "argv", "programs" and more.
 
         `path` is the PATH where the program is sought, `cwd` the directory in which it will start, if not ours.
@@ -969,11 +969,9 @@ class Posix:
         except FileNotFoundError:
             return False
         try:
-            free = self.flock(fd, shared=True)
-            if free:
-                self.drop_lock(fd)
-            return not free
+            return not self.flock(fd, shared=True)
         finally:
+            self.drop_lock(fd)
             os.close(fd)
 
     def is_monitored(self, path: str) -> bool:
@@ -1001,8 +999,7 @@ class Posix:
         """
         watch = self.watch_process(pid)  # before we look whether it is the one, as a pid may change hands
         watched = [] if watch is None else [watch]
-        if not pause:
-            pause = 86400.0 if watched else POLL_SECONDS
+        pause = pause or (86400.0 if watched else POLL_SECONDS)
         try:
             while lives():
                 left = deadline - time.monotonic()
@@ -1010,12 +1007,11 @@ class Posix:
                     return False
                 if self.ready(watched, [], min(pause, left + 0.001)):
                     return True
-                if pause < 0.1:
-                    pause *= 1.1
+                pause *= 1.1 if pause < 0.1 else 1.0
             return True
         finally:
-            if watch is not None:
-                os.close(watch)
+            for fd in watched:
+                os.close(fd)
 
     def await_end(self, pid: int, start: int, deadline: float) -> bool:
         """Wait until the process is gone; False if it still lives at the deadline."""
@@ -1329,9 +1325,11 @@ class Posix:
     def name_of(self, number: int, is_group: bool = False) -> str:
         """Return the name of a user, or of a group; the number where it has none."""
         try:
-            import grp
+            if is_group:
+                import grp
+                return grp.getgrgid(number).gr_name
             import pwd
-            return (grp.getgrgid(number) if is_group else pwd.getpwuid(number))[0]
+            return pwd.getpwuid(number).pw_name
         except (KeyError, ImportError, OSError):
             return str(number)
 
