@@ -5429,12 +5429,27 @@ def why(jobs: Jobs, record: JobRecord) -> "Optional[str]":
     return reason
 
 
+def exit_text(code: int) -> str:
+    """Write an exit code, with what a shell means by it: 137 is 128 + 9, for SIGKILL."""
+    name = signal_name(code - EXIT_SIGNAL) if code > EXIT_SIGNAL else ""
+    if not name or name[3:].isdecimal():
+        return str(code)
+    return "%d, as a shell says that %s ended its command" % (code, name)
+
+
 # The fields that `status` shows, and how those are written that are no plain text or number.
 SHOWN = ("exit_code signal stopped_by stop_signal command cwd run queue queued_at started_at ended_at duration timeout "
          "cpu_seconds max_rss_kb dropped_bytes last_pid user host merge stdout_path stderr_path").split()
 WRITERS: "Dict[str, Any]" = {
-    "command": command_text, "queued_at": local_time, "started_at": local_time, "ended_at": local_time,
+    "exit_code": exit_text, "command": command_text, "queued_at": local_time, "started_at": local_time, "ended_at": local_time,
     "duration": human_seconds, "timeout": human_seconds, "cpu_seconds": human_seconds}
+
+
+def next_verbs(record: JobRecord) -> str:
+    """Write what one may want to call next."""
+    word = command_text(["--", record.self_id] if record.self_id[0] == "-" else [record.self_id])
+    verbs = ["logs"] if record.ended else ["logs -f", "wait", "stop"]
+    return ", ".join(["%s %s" % (verb, word) for verb in verbs])
 
 
 def facts_of(jobs: Jobs, record: JobRecord) -> "Dict[str, Any]":
@@ -5477,6 +5492,7 @@ def verb_status(jobs: Jobs, options: "Any") -> int:
     for line in error_tail(record, room):
         say("  %-13s  | %s" % (title, line))
         title = ""
+    say("  %-13s  %s" % ("next", printable(next_verbs(record))))
     return 0
 
 

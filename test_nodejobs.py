@@ -1092,6 +1092,17 @@ def test_where_there_is_no_resource_module_all_but_the_memory_is_known(jobs, cli
     assert jobs.run("sleep 300", "a", timeout=0.1, startsecs=60).signal == "SIGTERM"
 
 
+def test_status_says_what_a_shell_means_by_128_and_more_and_what_to_call_next(jobs, cli):
+    for code, text in ((137, "137, as a shell says that SIGKILL ended its command"), (128, "128"), (250, "250"),
+                       (143, "143, as a shell says that SIGTERM ended its command")):
+        jobs.run("exit %d" % code, "-a b", startsecs=60)
+        shown = dict(re.split("   *", line.strip(), maxsplit=1)
+                     for line in cli("status", "--", "-a b").stdout.splitlines()[1:])
+        assert shown["exit code"] == text and shown["next"] == "logs -- '-a b'"
+    jobs.run("sleep 600", "b", startsecs=0)
+    assert "  next           logs -f b, wait b, stop b\n" in cli("status", "b").stdout
+
+
 def test_a_directory_that_the_disk_cannot_read_hides_no_other_job(jobs, cli, monkeypatch):
     for job_id in "abc":
         jobs.run("true", job_id, startsecs=60)
