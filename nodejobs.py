@@ -4794,7 +4794,8 @@ class Jobs:
 
         Its status comes first, at every change, and last. If the job is removed, the events just end. Where somebody
         has cut a log (see JobEvent.type), its text goes on from the beginning of what is there.
-        Raises UnknownJob if there is no such job, and nobody waits for it.
+        Raises UnknownJob if there is no such job, and nobody waits for it; the iterator raises NodejobsError in a process
+        of that job itself, which would wait for ever.
         """
         check_seconds("poll_interval", poll_interval, least=0.001)
         check_seconds("heartbeat_interval", heartbeat_interval)
