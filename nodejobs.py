@@ -95,10 +95,11 @@ run leaves (9); stop ends that object at once, since Windows has no signal to as
 
 Not promised: restarts, notifications, anything that runs when no job runs (after a reboot a queue waits for
 somebody's next call); the exit code of a command whose monitor was killed (then the job is "lost" once the command
-is gone); that stop finds a process which left its session *and* scrubbed its environment *and* was orphaned, where
-the monitor was killed or could not adopt it (minimal Pythons, emulators); that a session leader which gets the pid
-of a command of a killed monitor within the same clock tick is told from it before Linux 6.9 and Python 3.9; on
-Windows, that stop finds what is left when both the monitor was killed and the command has ended.
+is gone), nor its output, if that has a cap; that stop finds a process which left its session *and* scrubbed its
+environment *and* was orphaned, where the monitor was killed or could not adopt it (minimal Pythons, emulators); that
+a session leader which gets the pid of a command of a killed monitor within the same clock tick is told from it before
+Linux 6.9 and Python 3.9; on Windows, that stop finds what is left when both the monitor was killed and the command
+has ended.
 """
 
 import sys
@@ -3199,7 +3200,8 @@ class Store:
 #
 #   launcher            posix_spawn     a bare interpreter, python3 -I -S, which runs monitor_boot
 #     └─ intermediate   fork, exit      so that the host program keeps no child, hence no zombie
-#          └─ monitor   own session     takes the run's lock, forks the command, waits, writes the end
+#          └─ monitor   own session     takes the run's lock, forks the command, waits, writes the end; with
+#               │                       max_log, it moves the output from pipes to the logs
 #               └─ command
 #
 # The code objects of Monitor, and of all that it needs (see `pack`), are sent through the monitor's stdin. So the
@@ -3433,7 +3435,7 @@ class Monitor:
         """Wait for the end of the command, and write it down."""
         let_go(ORDER)
         os.chdir("/")  # so as not to keep the launcher's file system busy
-        _, exit_code, killer = self.await_command()
+        _, exit_code, killer = self.wait_for_command()
         took = time.monotonic() - self.began
         cpu_seconds, max_rss_kb = platform.usage()
         end: "Dict[str, Any]" = {"exit_code": exit_code, "signal": signal_name(killer) if killer else None,
@@ -3453,7 +3455,7 @@ class Monitor:
         outcome, end["error"] = self.outcome(exit_code, killer, took, stopped)
         self.write_end(outcome, end, "")
 
-    def await_command(self) -> "Ended":
+    def wait_for_command(self) -> "Ended":
         """Wait for the end of the command, and end its tree when it is out of time; return how it ended."""
         timeout = self.order["timeout"]
         deadline = float("inf") if timeout is None else self.began + timeout
