@@ -2112,7 +2112,7 @@ class Windows(Posix):
     def begin_monitor(self) -> None:
         for number in (2, 21):  # SIGINT, SIGBREAK: somebody in the command may send them to all of its console
             signal.signal(number, signal.SIG_IGN)
-        lock = self.as_fd(int(os.read(0, 20)), os.O_WRONLY)  # see start_monitor
+        lock = self.as_fd(int(sys.stdin.buffer.read(20)), os.O_WRONLY)  # see start_monitor
         os.dup2(lock, 2)
         os.close(lock)
 
@@ -3206,8 +3206,8 @@ class Store:
 #
 # The code objects of Monitor, and of all that it needs (see `pack`), are sent through the monitor's stdin. So the
 # monitor is ordinary code of this file, it is not compiled again at every start, and it never has to find this file.
-# It sees `os` (there: posix), `time`, `signal`, `platform`, the classes, functions and plain constants that `pack` has
-# found in this room and those above it; and no other module but what it imports itself.
+# It sees `sys`, `os` (there: posix), `time`, `signal`, `platform`, the classes, functions and plain constants that
+# `pack` has found in this room and those above it; and no other module but what it imports itself.
 
 ORDER, REPORT, JOB_LOCK = 0, 1, 2  # a monitor's descriptors: what to do, where to say how the start went; rule 1
 
@@ -3570,26 +3570,14 @@ class Monitor:
 def monitor_boot() -> None:
     """Run first in the bare interpreter: take in the rest of the payload and become the monitor."""
     import marshal
-    import sys
-    import time
-    import _signal as signal
     scope = globals()
-    bare = scope["os"]
-    size = int(sys.argv[1])
-    payload = b""
-    while len(payload) < size:
-        part = bare.read(0, size - len(payload))  # and no more: begin_monitor may have some to read too
-        if not part:
-            bare._exit(1)
-        payload += part
-
-    packed, order = marshal.loads(payload)
+    packed, order = marshal.loads(sys.stdin.buffer.read(int(sys.argv[1])))
     parts = marshal.loads(packed)
     function: "Any" = type(lambda: 0)
     for part in parts.values():
         part.update({name: function(value[0], scope, name, value[1])
                      for name, value in part.items() if isinstance(value, list)})
-    scope.update(parts.pop(""), time=time, signal=signal)
+    scope.update(parts.pop(""))
     scope.update({name: type(name, (), part) for name, part in parts.items()})
     scope["platform"] = scope["Platform"]()
     scope["Monitor"](order).main()
@@ -3658,10 +3646,11 @@ def monitor_program(python: str, name: str, order: "Dict[str, Any]") -> "Tuple[L
     rest = marshal.dumps((pack(type(platform), order["timeout"] is not None), order))
     boot = marshal.dumps(monitor_boot.__code__)
     # Code objects are of one version of Python; the program at that path may have been upgraded since we started.
-    # `boot` is smaller than what a pipe takes at least, so it is read in one piece.
-    # sys.hexversion would not tell PyPy from the CPython whose language it speaks.
-    stub = ("import sys,marshal,%s as os;sys.implementation.hexversion==%d or os._exit(3);"
-            "exec(marshal.loads(os.read(0,%d)))" % (platform.monitor_os, sys.implementation.hexversion, len(boot)))
+    # (sys.hexversion would not tell PyPy from the CPython whose language it speaks.) Whatever goes wrong there, no
+    # traceback may be written to descriptor 2, the job's lock.
+    stub = ("import sys,marshal,time,_signal as signal,%s as os;sys.stderr=None;"
+            "sys.implementation.hexversion==%d or os._exit(3);exec(marshal.loads(sys.stdin.buffer.read(%d)))"
+            % (platform.monitor_os, sys.implementation.hexversion, len(boot)))
     argv = [os.fsencode(word) for word in (python, "-I", "-S", "-c", stub, str(len(rest)), "nodejobs-monitor")]
     return [*argv, name.encode("utf-8", "surrogateescape")], boot + rest
 

@@ -1649,7 +1649,7 @@ def test_whatever_the_code_that_is_sent_to_a_monitor_uses_is_sent_too(system):
     import dis
     import marshal
     parts = marshal.loads(nodejobs.pack(system, True))
-    there = {"os", "time", "signal", "platform", *parts, *parts[""], *dir(builtins)} - {"super"}
+    there = {"os", "sys", "time", "signal", "platform", *parts, *parts[""], *dir(builtins)} - {"super"}
     attributes = {owner: set(part) for owner, part in parts.items()}
     codes = [(owner, name, value[0]) for owner, part in parts.items() for name, value in part.items()
              if isinstance(value, list)]
