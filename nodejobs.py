@@ -1758,7 +1758,7 @@ class Windows(Posix):
         result: int = function(*[c_void_p(word) if isinstance(word, int) else word for word in words])
         return result
 
-    def failure(self, path: "Optional[str]") -> OSError:
+    def failure(self, path: "Any") -> OSError:
         """Return why the last call of `kernel` has failed."""
         from ctypes import WinError, get_last_error  # type: ignore[attr-defined]
         error: OSError = WinError(get_last_error())
@@ -1872,7 +1872,7 @@ class Windows(Posix):
         # FILE_FLAG_OPEN_REPARSE_POINT, FILE_ATTRIBUTE_NORMAL
         handle = self.kernel("CreateFileW", self.text(path), access, share, None, creation, 0x00200080, None)
         if handle == -1:
-            raise self.failure(self.text(path))
+            raise self.failure(path)
         return handle
 
     def as_fd(self, handle: int, flags: int) -> int:
@@ -1886,10 +1886,10 @@ class Windows(Posix):
             raise
 
     def open(self, path: "Any", flags: int, mode: int = 0o644) -> int:
-        # os.open would not let anybody rename or delete the file while we have it open. What we write goes to the end,
-        # atomically: FILE_APPEND_DATA, SYNCHRONIZE. Reading comes with it where it was asked for: GENERIC_READ.
-        access = 0x80000000 if flags & 3 != os.O_WRONLY else 0
-        if flags & 3:
+        # os.open would not let anybody rename or delete the file while we have it open. All that we write goes to the
+        # end, atomically: FILE_APPEND_DATA, SYNCHRONIZE.
+        access = 0x80000000  # GENERIC_READ
+        if flags & 3 != os.O_RDONLY:
             access |= 0x00100004
         creation = 3  # OPEN_EXISTING
         if flags & os.O_CREAT:
@@ -1945,14 +1945,13 @@ class Windows(Posix):
 
     def is_job_locked(self, path: str) -> bool:
         try:
-            handle = self.create_file(path, 0x80000000, 5, 3)  # not shared with one who writes
+            self.close(self.create_file(path, 0x80000000, 5, 3))  # not shared with one who writes
         except FileNotFoundError:
-            return False
+            pass
         except OSError as error:
             if getattr(error, "winerror", 0) != 32:
                 raise
             return True
-        self.close(handle)
         return False
 
     is_monitored = is_job_locked
@@ -1985,17 +1984,14 @@ class Windows(Posix):
         return True
 
     def await_handle(self, handle: int, deadline: float) -> bool:
-        """Wait until a process has ended; False at the deadline. Ctrl-C interrupts it."""
+        """Wait until a process has ended, or the deadline; less long if Ctrl-C interrupts it."""
         from _winapi import WaitForMultipleObjects  # type: ignore[attr-defined]
-        while True:
-            left = min(max(deadline - time.monotonic(), 0.0), 86400.0)
-            try:
-                if WaitForMultipleObjects([handle], False, int(1000 * left) + 1) == 0:
-                    return True
-            except InterruptedError:
-                continue  # by Ctrl-C, of which the host's own handler has taken note
-            if time.monotonic() >= deadline:
-                return False
+        left = min(max(deadline - time.monotonic(), 0.0), 86400.0)
+        try:
+            found: int = WaitForMultipleObjects([handle], False, int(1000 * left) + 1)
+            return found == 0
+        except InterruptedError:
+            return False  # the host's own handler has taken note
 
     def await_gone(self, pid: int, lives: "Any", deadline: float, pause: float = 0.0) -> bool:
         handle = self.process(pid, 0x00101000)
@@ -2030,45 +2026,28 @@ class Windows(Posix):
         return [pid for pid in table[8 // sizeof(c_size_t):] if pid]
 
     def remaining(self, run: "Run", known: "Members") -> "Members":
-        """Return the processes of a run: those of its job object; if nobody has that open any more, what is known."""
         job = self.job(run.cookie)
-        if job:
-            found = {pid: self.start_time(pid) or 0 for pid in self.members(job)}  # 0: it may not be opened
-        else:
-            found = dict(known)
-            found[run.pid] = run.start
-            found = {pid: start for pid, start in found.items() if self.start_time(pid) == start}
+        if not job:
+            return {}
+        found = {pid: self.start_time(pid) or 0 for pid in self.members(job)}  # 0: it may not be opened
         self.close(job)
-        found.pop(os.getpid(), None)
         return found
 
-    def kill(self, run: "Run", members: "Members") -> None:
-        """End the members: the whole job object at once, unless we are in it."""
-        job = self.job(run.cookie)
-        if job and os.getpid() not in self.members(job):
-            self.kernel("TerminateJobObject", job, KILLED)
-            members = {}
-        self.close(job)
-
-        for pid, start in members.items():
-            handle = self.process(pid, 0x00101001)  # and PROCESS_TERMINATE
-            if handle and self.start_time(pid) == start:
-                self.kernel("TerminateProcess", handle, KILLED)
-            self.close(handle)
-
-    def end_tree(self, run: "Run", known: "Members") -> "List[int]":
-        """End the processes of a run; return the pids of those that outlived it."""
-        deadline = time.monotonic() + KILL_SECONDS
-        members = self.remaining(run, known)
-        while members and time.monotonic() < deadline:
-            known.update(members)
-            self.kill(run, members)
-            time.sleep(POLL_SECONDS)
-            members = self.remaining(run, known)
-        return sorted(members)
-
     def end_trees(self, runs: "Sequence[Tuple[Run, Members]]", number: int, grace: float) -> "List[List[int]]":
-        return [self.end_tree(run, known) for run, known in runs]  # Windows has no way to ask them
+        deadline = time.monotonic() + KILL_SECONDS
+        while True:
+            left = []
+            for run, known in runs:
+                members = self.remaining(run, known)
+                known.update(members)
+                left.append(sorted(members))
+                job = self.job(run.cookie)
+                if job:
+                    self.kernel("TerminateJobObject", job, KILLED)  # Windows has no way to ask first
+                self.close(job)
+            if not any(left) or time.monotonic() >= deadline:
+                return left
+            time.sleep(POLL_SECONDS)
 
     # Starting
 
@@ -2131,9 +2110,9 @@ class Windows(Posix):
             return None, order["refused"]
         from _winapi import CreateProcess  # type: ignore[attr-defined]
         from msvcrt import get_osfhandle  # type: ignore[attr-defined]
-        environment = dict(os.environ)
-        environment.update({self.text(name): self.text(value) for name, value in order["environment"].items()})
-        environment = {name: value for name, value in environment.items() if value is not None}
+        changes = {self.text(name): self.text(value) for name, value in order["environment"].items()}
+        variables = dict(os.environ, **changes)
+        environment = {name: value for name, value in variables.items() if value is not None}
 
         # It inherits three files; and the job object, so that this is found by its name if we are killed.
         stdin = os.open(NULL, os.O_RDONLY)
@@ -2177,7 +2156,6 @@ class Windows(Posix):
 
     def forbid(self, held: "Tuple[Any, ...]") -> None:
         self.kernel("TerminateProcess", held[1], KILLED)
-        self.await_handle(held[1], time.monotonic() + KILL_SECONDS)
 
     # Waiting for the command
 
