@@ -3236,7 +3236,7 @@ class CappedLog:
             except OSError as error:
                 # What the disk refuses is dropped, as it is by a command that writes by itself and goes on; but if
                 # the disk is full, what is old makes room for what is new.
-                if error.errno not in SHORTAGES or not self.drop_aside():
+                if error.errno not in SHORTAGES or not self.make_room():
                     self.dropped += len(part)
                     break
         return not ended
@@ -3253,27 +3253,47 @@ class CappedLog:
 
     def set_aside(self, size: int) -> None:
         """Begin a new file. Where the full one cannot be renamed, it grows on: on Windows, a reader has it open."""
-        aside = b"%s.%015d.log" % (self.path, self.offset)
+        aside = self.name_aside()
         try:
-            os.rename(self.path + b".log", aside)
+            os.replace(self.path + b".log", aside)
         except OSError:
             pass
         else:
-            self.drop_aside()
+            self.empty_aside(aside)
             self.aside, self.aside_size = aside, size
             self.offset += size
         os.close(self.fd)
         self.fd = -1
         self.fd = open_log(self.path)
 
-    def drop_aside(self) -> bool:
-        """Delete the file that was set aside; return False if there is none, or it cannot be deleted."""
+    def name_aside(self) -> bytes:
+        return b"%s.%015d.log" % (self.path, self.offset)
+
+    def empty_aside(self, name: bytes) -> None:
+        """Drop what was set aside before, of which another file has, or will have, this name."""
+        if self.aside and self.aside != name:
+            try:
+                os.unlink(self.aside)
+            except OSError:
+                return  # on Windows, while a reader has it open
+        self.dropped += self.aside_size
+        self.aside_size = 0
+
+    def make_room(self) -> bool:
+        """Empty the file that was set aside; return False if there is nothing in it, or that cannot be.
+
+        It stays, under a name that tells readers where in the stream the newest file begins.
+        """
+        name = self.name_aside()
         try:
-            os.unlink(self.aside)
+            os.truncate(self.aside, 0)
+            os.replace(self.aside, name)
         except OSError:
             return False
-        self.dropped += self.aside_size
-        return True
+        self.aside = name
+        made = self.aside_size > 0
+        self.empty_aside(name)
+        return made
 
 
 def start_next(order: "Dict[str, Any]") -> None:

@@ -1767,6 +1767,38 @@ def test_a_capped_log_that_was_taken_away_is_begun_anew(jobs):
 
 
 @needs_root
+def test_a_follower_finds_its_place_in_a_capped_log_of_which_a_full_disk_has_taken_the_older_half(store, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=200k,mode=700", "none", str(disk)]):
+        pytest.skip("no mounts here")
+    try:
+        jobs = Jobs(disk / "db")
+        writer = Writer(jobs, max_log=64 << 10, merge=True)
+        for number in range(12):
+            writer.write("%04d" % number * 1000)
+            eventually(lambda: sum(path.stat().st_size for path in writer.log.parent.glob("stdout*")) >= 4000 * (number + 1))
+        events = jobs.bind("a", from_beginning=True)
+        seen = ""
+        while len(seen) < 48000:
+            event = next(events)
+            seen += event.text or ""
+        events.close()
+        with contextlib.suppress(OSError), open(str(disk / "filler"), "wb") as filler:
+            filler.write(bytes(1 << 20))
+        writer.write("0012" * 1000)
+        eventually(lambda: writer.log.read_text().endswith("0012"))
+        writer.end()
+        record = jobs.wait("a", 60)
+        rest = [event for event in jobs.bind("a", last_event_id=event.id)]
+        assert "".join(event.text or "" for event in rest) == "0012" * 1000
+        assert {event.type for event in rest} == {"stdout", "status"}
+        assert record.dropped_bytes + writer.log.stat().st_size == 52000
+    finally:
+        subprocess.check_call(["umount", "-l", str(disk)])
+
+
+@needs_root
 def test_what_a_full_disk_refuses_of_a_capped_log_is_dropped_and_the_newest_is_kept(store, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
