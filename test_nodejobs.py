@@ -1672,6 +1672,14 @@ def test_whatever_the_code_that_is_sent_to_a_monitor_uses_is_sent_too(system):
             assert step.argval in its_os, (name, step.argval)
 
 
+def test_a_monitor_that_is_not_told_all_says_nothing(jobs):
+    """Its stderr is the job's lock, a file that never holds anything."""
+    argv, payload = nodejobs.monitor_program(PYTHON, "a", {"timeout": None})
+    for size in (0, 100, 3000, len(payload) - 1):
+        done = subprocess.run(argv, input=payload[:size], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
 # ------ capped logs ------
 
 def numbered(count):
