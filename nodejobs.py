@@ -3229,71 +3229,55 @@ class CappedLog:
     def empty_pipe(self) -> bool:
         """Move what is in the pipe to the files; return False where nobody is left who could write to it."""
         part = os.read(self.pipe, 65536)
-        ended = not part
+        ended, is_full = not part, False
         while part:
             try:
+                if is_full:
+                    self.set_aside()
                 part = part[self.write(part):]
+                is_full = False
             except OSError as error:
-                # What the disk refuses is dropped, as it is by a command that writes by itself and goes on; but if
-                # the disk is full, what is old makes room for what is new.
-                if error.errno not in SHORTAGES or not self.make_room():
+                # If the disk is full, what is old makes room for what is new, once. What the disk refuses then is
+                # dropped, as it is by a command that writes by itself and goes on.
+                if is_full or not self.aside_size or error.errno not in SHORTAGES:
                     self.dropped += len(part)
                     break
+                is_full = True
         return not ended
 
     def write(self, part: bytes) -> int:
         """Write output to the newest file, as far as that has room; return how many bytes."""
         if self.fd < 0:
             self.fd = open_log(self.path)
-        size = os.fstat(self.fd).st_size  # somebody may have cut it
-        if size >= self.full:
-            self.set_aside(size)
-            size = os.fstat(self.fd).st_size
-        return os.write(self.fd, part[:self.full - size] if size < self.full else part)
+        if os.fstat(self.fd).st_size >= self.full:
+            self.set_aside()
+        room = self.full - os.fstat(self.fd).st_size  # somebody may have cut it
+        return os.write(self.fd, part[:room] if room > 0 else part)
 
-    def set_aside(self, size: int) -> None:
-        """Begin a new file. Where the full one cannot be renamed, it grows on: on Windows, a reader has it open."""
-        aside = self.name_aside()
+    def set_aside(self) -> None:
+        """Begin a new file. Where the old one cannot be renamed, it grows on: on Windows, a reader has it open."""
+        size = os.fstat(self.fd).st_size
+        aside = b"%s.%015d.log" % (self.path, self.offset)
         try:
             os.replace(self.path + b".log", aside)
         except OSError:
             pass
         else:
-            self.empty_aside(aside)
+            self.drop_aside(aside)
             self.aside, self.aside_size = aside, size
             self.offset += size
         os.close(self.fd)
         self.fd = -1
         self.fd = open_log(self.path)
 
-    def name_aside(self) -> bytes:
-        return b"%s.%015d.log" % (self.path, self.offset)
-
-    def empty_aside(self, name: bytes) -> None:
-        """Drop what was set aside before, of which another file has, or will have, this name."""
-        if self.aside and self.aside != name:
-            try:
-                os.unlink(self.aside)
-            except OSError:
-                return  # on Windows, while a reader has it open
-        self.dropped += self.aside_size
-        self.aside_size = 0
-
-    def make_room(self) -> bool:
-        """Empty the file that was set aside; return False if there is nothing in it, or that cannot be.
-
-        It stays, under a name that tells readers where in the stream the newest file begins.
-        """
-        name = self.name_aside()
+    def drop_aside(self, new: bytes) -> None:
+        """Delete the file that was set aside before a new one, which readers need to know where the newest begins."""
         try:
-            os.truncate(self.aside, 0)
-            os.replace(self.aside, name)
+            if self.aside != new:
+                os.unlink(self.aside)
+            self.dropped += self.aside_size
         except OSError:
-            return False
-        self.aside = name
-        made = self.aside_size > 0
-        self.empty_aside(name)
-        return made
+            pass  # there is none; or on Windows, a reader has it open
 
 
 def start_next(order: "Dict[str, Any]") -> None:
