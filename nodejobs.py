@@ -45,14 +45,12 @@ On disk:
           stderr.log
           stdout.NNN.log       with max_log: what came before, NNN bytes after the beginning
           lock                 held by the run's monitor until it has written the end
-      .queues/gpu/             a queue; in "-" is what waits for other jobs only
-        lock                   held by whoever queues, starts or moves runs of this queue
-        journal.jsonl          how many slots it has, whether it is paused
-        again                  the mark of who found it locked: who has the lock looks once more
-        NUMBER-COOKIE.KIND     a run's place in it; KIND is waiting, dependent (on other jobs) or started
-      .queues/.USER/           what nobody but that user may read or write
-        COOKIE.spool           what it takes to start that run, its environment too
-        starter                what this user's monitors execute to start the next: all of this file, compiled
+        COOKIE.launch          while it is queued: what it takes to start it, its environment too (mode 0600)
+      .queue/                  what waits for its turn, or for other jobs
+        lock                   held for a moment by whoever queues, moves or takes runs
+        journal.jsonl          one line for each queue: how many slots it has, whether it is paused
+        NUMBER-COOKIE.KIND.QUEUE   a run's place; KIND is dependent (on other jobs), waiting, taken or started
+        starter                what monitors execute when they end, to start the next: all of this file, compiled
 
 The protocol. Code that keeps a rule names it.
  1. Who starts or removes runs of a job holds the job's lock, and makes a run's directory by mkdir
@@ -81,12 +79,13 @@ The protocol. Code that keeps a rule names it.
 10. Only the owner of DB writes there, and only while nobody else may. Nothing is opened through a link. A directory is
     a job's only if it holds one of our runs, or nothing but our lock, which it has from its first moment on; whatever
     else is in DB is somebody's, and stays.
-11. What is queued is files and no process: a journal that begins with "queued", a ticket whose number is its place,
-    and a spool, which is deleted when its pid is in the journal. A queue's lock is taken before a job's. Runs that
-    were started and have not ended fill its slots. Who starts one marks its ticket, then writes "starting"; if that
-    is left without a pid (4), it is queued again; so is what fails for want of something (room on the disk,
-    descriptors, processes), as that says nothing about the job. Every monitor that ends and every call that may
-    write starts what is due.
+11. What is queued is files and no process: a journal that begins with "queued", a ticket whose number is its place, and
+    beside the journal what it takes to start it, which is deleted when the pid is in the journal. Runs that were started
+    and have not ended fill a queue's slots. Who starts one marks its ticket as taken under the queue's lock, lets go of
+    that, takes the job's, and writes "starting", if the run is queued still. If that is left without a pid (4), it is
+    queued again; so is what fails for want of something (room on the disk, descriptors, processes), as that says nothing
+    about the job. Who has the job's lock may take the queue's, never the other way round. Every monitor that ends and
+    every call that may write starts what is due.
 12. A run is its id, number and cookie: whoever looks at it again compares all three.
 
 On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,
@@ -123,7 +122,6 @@ if TYPE_CHECKING:
     Members = Dict[int, int]  # pid -> start time
     Row = Tuple[int, int, int, int, bytes]  # a process' parent, group, session, start time, state
     Ended = Tuple[int, Optional[int], Optional[int]]  # how a process ended: its pid, exit code or None, signal or None
-    Ticket = Tuple[int, str, str]  # a run's place in its queue: number, cookie, kind
     Option = Tuple[str, str, Any, Any, str]
 
 __version__ = "1.0.0"
@@ -165,7 +163,9 @@ SHORTAGES = TOO_FEW + (errno.EAGAIN, errno.ENOSPC, getattr(errno, "EDQUOT", errn
 # Something else lies in a file's place: a directory, a link (FreeBSD says EMLINK, NetBSD EFTYPE) or a socket.
 NOT_OURS = (errno.EISDIR, errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", 0), errno.ENXIO, errno.EOPNOTSUPP)
 FORMAT = 2            # of a journal that begins with "queued"; 1 of the others. A reader that knows less says so
-QUEUES = ".queues"    # no job's directory begins with a dot
+QUEUE, OLD_QUEUES = ".queue", ".queues"  # no job's directory begins with a dot; the second is of version 1.0
+STARTER_FILE, LAUNCH = "starter", ".launch"
+QUEUE_BYTES = 200     # of a queue's name, as the end of a ticket's
 SLOTS, MOST_SLOTS = 1, (1 << 31) - 1  # jobs of a queue that may run at once
 FOREVER = float("inf")
 FOLLOW_SECONDS = 0.04  # between looks at a log that is followed
@@ -218,6 +218,19 @@ class CannotStop(NodejobsError):
     def __init__(self, record: "JobRecord", pids: "List[int]", reason: str) -> None:
         super().__init__("cannot stop job %r: %s" % (record.self_id, reason))
         self.record, self.pids = record, pids
+
+
+def check_seconds(name: str, value: "Any", least: float = 0.0) -> None:
+    """Raise SchemaError unless `value` is None or a number of seconds from `least` to thirty years."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))
+                              or not least <= value <= 1e9):
+        raise SchemaError("%s must be a number of seconds from %g to 1e9, not %.40r" % (name, least, value))
+
+
+def check_count(name: str, value: "Any", what: str, least: int, most: int = 1 << 62) -> None:
+    """Raise SchemaError unless `value` is None or a whole number of something, from `least` to `most`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):
+        raise SchemaError("%s must be a number of %s, %d or more, not %.40r" % (name, what, least, value))
 
 
 def printable(text: str) -> str:
@@ -750,10 +763,10 @@ class QueueRecord(BaseData):
     """How a queue stands."""
 
     queue = Field(str, required=True, doc="its name")
-    slots = Field(int, doc="how many of its jobs may run at once")
-    paused = Field(bool, doc="whether nothing is started from it")
+    slots = Field(int, required=True, doc="how many of its jobs may run at once")
+    paused = Field(bool, required=True, doc="whether nothing is started from it")
     paused_by = Field(str, doc="user and process that paused it; None if it is not paused")
-    error = Field(str, doc="in words, what is wrong with its journal; None if nothing is")
+    error = Field(str, doc="in words, what is wrong with the journal of the queues; None if nothing is")
     running = Field(list, doc="ids of those of its jobs that run, in the order in which they were queued")
     waiting = Field(list, doc="ids of those that wait, the next one first")
 
@@ -2413,6 +2426,26 @@ def append_line(fd: int, entry: "Dict[str, Any]", room: int) -> None:
         line = line[os.write(fd, line):]  # after a short write, the next one says why
 
 
+def read_file(path: str) -> bytes:
+    """Return what is in a file; b"" if there is none."""
+    try:
+        fd = platform.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        return read_whole(fd)
+    finally:
+        os.close(fd)
+
+
+def unlink(path: str) -> None:
+    """Delete a file, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
 def is_run_name(name: str) -> bool:
     return len(name) < 10 and name.isdecimal() and name == "%06d" % int(name)
 
@@ -2430,7 +2463,7 @@ def is_our_run(path: str) -> bool:
     """Tell whether a directory whose name is a run's was made by us."""
     names = os.listdir(path)
     return is_our_lock(path) or JOURNAL in names and not os.path.isdir(path + SEP + JOURNAL) or (
-        not names and is_our_lock(os.path.dirname(path)))
+        all(map(is_launch, names)) and is_our_lock(os.path.dirname(path)))
 
 
 def is_our_job(path: str) -> bool:
@@ -2445,9 +2478,14 @@ def is_our_job(path: str) -> bool:
                for entry in inside)
 
 
+def is_launch(name: str) -> bool:
+    """Tell whether this is the name of a file that has what starts a queued run: COOKIE.launch."""
+    return name[32:] == LAUNCH and is_cookie(name[:32])
+
+
 def is_our_file(name: str) -> bool:
-    """Tell whether a file in a run's or a queue's directory has a name that we give."""
-    return name in (JOURNAL, LOCK, STDOUT_LOG, STDERR_LOG) or (
+    """Tell whether a file in a run's directory has a name that we give."""
+    return name in (JOURNAL, LOCK, STDOUT_LOG, STDERR_LOG) or is_launch(name) or (
         name[:7] in ("stdout.", "stderr.") and name[7:-4].isdecimal() and name[-4:] == ".log")
 
 
@@ -2535,15 +2573,43 @@ class Translate:
                              % (self.action, self.path, error), self.path) from error
 
 
-class JobLock:
-    """The lock of a job (rule 1), or of a queue, as a context. `starting` says that a monitor may have inherited it."""
+class Lock:
+    """A lock file of ours as a context; `fd` is -1 where somebody else has it, and we were to wait no time at all."""
 
-    def __init__(self, store: "Store", job_id: str, create: bool, queue_dir: str = "", wait: bool = True) -> None:
-        self.wait = wait  # or else `fd` is -1 where somebody else has it
-        self.path, self.create, self.job_id = queue_dir or store.job_dir(job_id), create, job_id
-        self.store, self.is_queue = store, bool(queue_dir)
-        self.what = "%s %r" % ("queue" if queue_dir else "job", job_id)
-        self.fd, self.starting, self.taken = -1, False, False
+    starting = False  # whether a monitor may have inherited it
+
+    def __init__(self, path: str, what: str, seconds: float) -> None:
+        self.path, self.what, self.seconds, self.fd = path, what, seconds, -1
+
+    def __enter__(self) -> "Any":
+        self.take()
+        return self
+
+    def take(self) -> None:
+        """Take it. Raises StoreError if somebody else has had it for as long as we were to wait."""
+        self.fd = platform.take_lock(self.path + SEP + LOCK, self.seconds)
+        if self.fd < 0 < self.seconds:
+            raise StoreError("%s is locked: another nodejobs has been at it, starting or removing, for %d s; "
+                             "try again, or see who has %s open" % (self.what, self.seconds, self.path), self.path)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
+        # If interrupted in the middle of a start: the monitor keeps the lock (rule 1).
+        if not self.starting and self.fd >= 0:
+            platform.drop_lock(self.fd)
+        self.close()
+
+
+class JobLock(Lock):
+    """The lock of a job (rule 1)."""
+
+    def __init__(self, store: "Store", job_id: str, create: bool, wait: bool = True) -> None:
+        super().__init__(store.job_dir(job_id), "job %r" % job_id, LOCK_SECONDS if wait else 0.0)
+        self.store, self.job_id, self.create = store, job_id, create
 
     def __enter__(self) -> "JobLock":
         deadline = time.monotonic() + LOCK_SECONDS
@@ -2559,36 +2625,20 @@ class JobLock:
 
     def attempt(self) -> bool:
         """Take the lock; False if the job was removed meanwhile, so that the lock is of a deleted file."""
-        lock = self.path + SEP + LOCK
         if self.create:
             self.store.make_locked(self.path)
         try:
-            if not self.is_queue and not is_our_job(self.path):
+            if not is_our_job(self.path):
                 if not self.create:
                     raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
                 raise StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move "
                                  "it away, or choose another id" % self.path, self.path)
-            self.fd = platform.take_lock(lock, LOCK_SECONDS if self.wait else 0.0)
-            self.taken = self.fd >= 0
-            if not self.taken and self.wait:
-                raise StoreError("%s is locked: another nodejobs has been at it, starting or removing, for %d s; "
-                                 "try again, or see who has %s open" % (self.what, LOCK_SECONDS, self.path), self.path)
-            return not self.taken or os.fstat(self.fd).st_ino == os.stat(lock).st_ino
+            self.take()
+            return self.fd < 0 or os.fstat(self.fd).st_ino == os.stat(self.path + SEP + LOCK).st_ino
         except FileNotFoundError:
             if not os.path.lexists(self.path) and not self.create:
                 raise
             return False
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
-
-    def __exit__(self, kind: "Any", error: "Any", trace: "Any") -> None:
-        # If interrupted in the middle of a start: the monitor keeps the lock (rule 1).
-        if not self.starting and self.fd >= 0:
-            platform.drop_lock(self.fd)
-        self.close()
 
 
 def write_new(path: str, mode: int, content: bytes) -> None:
@@ -2603,80 +2653,13 @@ def write_new(path: str, mode: int, content: bytes) -> None:
     platform.sync_directories(os.fsencode(os.path.dirname(path)))
 
 
-class Spool:
-    """The directory among the queues with what it takes to start the runs that wait in them, as a context.
-
-    COOKIE.spool is there for as long as its run has not been started, and `starter` is what our monitors execute when
-    they end (see start_next).
-    """
-
-    def __init__(self, store: "Store", create: bool = False, user: "Optional[str]" = None) -> None:
-        own = platform.user() or "-"
-        self.path = store.path + SEP + QUEUES + SEP + "." + escape_id(user if user and is_name(user) else own)
-        self.create = create
-
-    def __enter__(self) -> "Spool":
-        if self.create:
-            make_directory(os.path.dirname(self.path), 0o755)
-            make_directory(self.path, platform.store_mode)
-        return self
-
-    def __exit__(self, kind: "Any" = None, error: "Any" = None, trace: "Any" = None) -> None:
-        pass
-
-    def cookies(self) -> "Set[str]":
-        """Return those of the runs that have not been started."""
-        try:
-            names = os.listdir(self.path)
-        except FileNotFoundError:
-            names = []
-        return {name[:-6] for name in names if name[-6:] == ".spool"}
-
-    def read(self, name: str) -> bytes:
-        """Return what is in a file; b"" if there is none."""
-        try:
-            fd = platform.open(self.path + SEP + name, os.O_RDONLY)
-        except FileNotFoundError:
-            return b""
-        try:
-            return read_whole(fd)
-        finally:
-            os.close(fd)
-
-    def drop(self, name: str) -> None:
-        """Delete a file, if it is there."""
-        try:
-            os.unlink(self.path + SEP + name)
-        except FileNotFoundError:
-            pass
-
-    def keep_starter(self, head: bytes, code: "Any") -> None:
-        """Have the starter there: how it is executed, and its code. Without it, what is due waits for the next call."""
-        import marshal
-        there = self.read("starter")
-        try:
-            # Not by the bytes: marshal writes the same code in several ways.
-            if not there.startswith(head) or marshal.loads(there[len(head):]) != code:
-                there = b""
-        except (EOFError, ValueError, TypeError):
-            there = b""
-        try:
-            if not there:
-                for name in os.listdir(self.path):
-                    if name[:8] == "starter-":  # who was writing it was killed
-                        self.drop(name)
-                fresh = "starter-" + os.urandom(6).hex()
-                write_new(self.path + SEP + fresh, 0o600, head + marshal.dumps(code))
-                os.replace(self.path + SEP + fresh, self.path + SEP + "starter")
-        except OSError:
-            pass  # a full disk; somebody else has written one; on Windows, somebody reads it
+def launch_path(logdir: str, cookie: "Optional[str]") -> str:
+    """Return where that is written which starts a queued run, its environment too."""
+    return "%s%s%s%s" % (logdir, SEP, cookie, LAUNCH)
 
 
-WAITING, DEPENDENT, STARTED = "waiting", "dependent", "started"
-
-QUEUE_SHAPES: "Any" = (("slots", lambda slots: type(slots) is int and 0 < slots <= MOST_SLOTS),
-                        ("paused", lambda paused: type(paused) is bool),
-                        ("paused_by", lambda name: isinstance(name, (str, type(None)))))
+def this_process() -> str:
+    return "%s, pid %d" % (platform.user(), os.getpid())
 
 
 class Signs:
@@ -2773,7 +2756,7 @@ class Store:
                                  way if way[:4] == "sudo" else "%s %s" % (way, self.path), self.path), self.path)
 
     def make_locked(self, path: str) -> bool:
-        """Make a job's or queue's directory; False if there is something of that name.
+        """Make a job's directory; False if there is something of that name.
 
         It has its lock from the first moment on: that tells it from an empty directory of somebody's.
         """
@@ -2995,30 +2978,31 @@ class Store:
             return False
         return platform.is_command(Run(state))
 
-    def new_run(self, lock: JobLock, entry: "Dict[str, Any]", enqueue: "Any" = None) -> int:
+    def new_run(self, lock: JobLock, entry: "Dict[str, Any]", prepare: "Any" = None) -> int:
         """Make a new run of the locked job, with its journal's first line; return its number.
 
-        `enqueue` is called with the number before there is a journal, that is, before there is such a run.
+        Of what is queued, `prepare` is called with the number before there is a journal, that is, before there is such
+        a run.
         """
         run = max([int(name) for name in os.listdir(lock.path) if is_run_name(name)] or [0]) + 1  # links count, too
         directory = self.run_dir(lock.job_id, run)
         os.mkdir(directory, 0o755)
         try:
-            if enqueue is not None:
-                enqueue(run)
+            if prepare is not None:
+                prepare(run)
             fd = platform.open(directory + SEP + JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
             try:
                 append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
                 if os.fstat(fd).st_size > JOURNAL_BYTES - 65536:  # the rest is for the lines that follow
                     os.ftruncate(fd, 0)  # as if nothing had been started
                     raise SchemaError("command and fields are too long: more than %d bytes as JSON" % JOURNAL_BYTES)
-                if enqueue is not None:
+                if prepare is not None:
                     os.fsync(fd)
                     platform.sync_directories(os.fsencode(directory))
             finally:
                 os.close(fd)
         except BaseException:
-            if enqueue is not None:
+            if prepare is not None:
                 self.discard(directory)  # it leaves its queue: nobody would start it
             raise
         return run
@@ -3036,103 +3020,6 @@ class Store:
             append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
         finally:
             os.close(fd)
-
-    # A queue is a directory with a ticket for each of its runs that waits or was started from it, NUMBER-COOKIE.KIND:
-    # the numbers are the order, and in the file is the run's directory. What only waits for others, in no queue, is in
-    # the directory "-". The runs that have a spool have not been started (see Spool).
-
-    def queue_dir(self, queue: "Optional[str]") -> str:
-        return self.path + SEP + QUEUES + SEP + ("-" if queue is None else escape_id(queue))
-
-    def queue_names(self) -> "List[Optional[str]]":
-        try:
-            names = os.listdir(self.path + SEP + QUEUES)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        queues = [(None if name == "-" else unescape_id(name), name) for name in sorted(names)]
-        return [queue for queue, name in queues if queue is not None or name == "-"]
-
-    def lock_queue(self, queue: "Optional[str]", create: bool, wait: bool = True) -> JobLock:
-        if create:
-            make_directory(self.path + SEP + QUEUES, 0o755)
-        return JobLock(self, queue or "-", create, self.queue_dir(queue), wait)
-
-    def queue_state(self, queue: "Optional[str]") -> "Dict[str, Any]":
-        """Return how many slots a queue has, and whether it is paused, by whom."""
-        state: "Dict[str, Any]" = {"slots": SLOTS, "paused": False, "paused_by": None}
-        path = self.queue_dir(queue) + SEP + JOURNAL
-        try:
-            journal = read_journal(path) or b""
-        except OSError as error:
-            if error.errno in TOO_FEW:
-                raise
-            return dict(state, paused=True, error="its journal cannot be read: %s; see %s" % (error.strerror, path))
-        for line in journal[:journal.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]:
-            try:
-                entry = read_json(line)
-            except ValueError:
-                entry = None
-            if isinstance(entry, dict) and all(fits(entry[key]) for key, fits in QUEUE_SHAPES if key in entry):
-                state.update({key: entry[key] for key, _ in QUEUE_SHAPES if key in entry})
-                if "slots" in entry and "paused" in entry:
-                    state.pop("error", None)  # whatever was damaged before, this line says all there is
-            else:
-                state["error"] = "its journal is damaged; see %s" % path
-        if not state["paused"]:
-            state["paused_by"] = None  # the journal has who resumed it
-        return state
-
-    def set_queue(self, lock: JobLock, entry: "Dict[str, Any]") -> None:
-        """Note in the journal of a locked queue what has changed."""
-        fd = platform.open(lock.path + SEP + JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        try:
-            if os.fstat(fd).st_mode & 0xF000 != 0x8000:
-                raise OSError(errno.EINVAL, "it is no file", lock.path + SEP + JOURNAL)
-            append_line(fd, dict(entry, last_update=iso_time(time.time())), 0)
-        finally:
-            os.close(fd)
-
-    def tickets(self, queue: "Optional[str]") -> "List[Ticket]":
-        """Return the tickets of a queue, in its order."""
-        try:
-            names = os.listdir(self.queue_dir(queue))
-        except (FileNotFoundError, NotADirectoryError):
-            names = []
-        return [(int(name[:9]), name[10:42], name[43:]) for name in sorted(names)
-                if name[43:] in (WAITING, DEPENDENT, STARTED) and name[:9].isdecimal()]
-
-    def holder(self, queue: "Optional[str]", ticket: "Ticket") -> "Any":
-        """Return the record of a ticket's run; None if there is none, or none any more."""
-        try:
-            text = read_journal(self.queue_dir(queue) + SEP + "%09d-%s.%s" % ticket) or b""
-        except OSError as error:
-            if error.errno not in NOT_OURS:
-                raise
-            return None
-        name, _, run = text.decode("ascii", "replace").strip().rpartition("/")
-        job_id = unescape_id(name) if name else None
-        record = self.read(job_id, int(run)) if job_id is not None and run.isdecimal() and len(run) < 10 else None
-        mine = record is not None and (record.cookie is None or (record.cookie, record.queue) == (ticket[1], queue))
-        return record if mine else None
-
-    def write_ticket(self, lock: JobLock, ticket: "Ticket", logdir: str) -> None:
-        """Give a run a place in a locked queue."""
-        text = "/".join(logdir.split(SEP)[-2:]) + "\n"
-        write_new(lock.path + SEP + "%09d-%s.%s" % ticket, 0o644, text.encode())
-
-    def move_ticket(self, lock: JobLock, ticket: "Ticket", to: "Ticket") -> None:
-        os.rename(lock.path + SEP + "%09d-%s.%s" % ticket, lock.path + SEP + "%09d-%s.%s" % to)
-
-    def drop_ticket(self, lock: JobLock, ticket: "Ticket", spool: Spool) -> None:
-        """Take a run out of a locked queue: it is over, or there is none."""
-        spool.drop(ticket[1] + ".spool")
-        try:
-            os.unlink(lock.path + SEP + "%09d-%s.%s" % ticket)
-        except FileNotFoundError:
-            pass  # the ticket could not be written
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):  # a directory, which POSIX calls EPERM
-                raise
 
     def aside(self, kind: str) -> str:
         """Return a new path in the store, of what is being made or removed."""
@@ -3281,13 +3168,14 @@ class CappedLog:
 
 
 def start_next(order: "Dict[str, Any]") -> None:
-    """Where jobs of our user wait in this store, have what is due started: by a process that has all of nodejobs in it.
+    """Where others wait in this store, have what is due started: by a process that has all of nodejobs in it.
 
-    It finds that in the spool, with the Python and the stub to execute it by.
+    It finds that in the queue's `starter`, with the Python and the stub to execute it by.
     """
     try:
-        if any([name[-6:] == b".spool" for name in os.listdir(order["spool"])]):
-            starter = platform.open(order["spool"] + b"/starter", os.O_RDONLY, 0)
+        names = os.listdir(order["queue"])
+        if any([name[:9].isdigit() and b".started." not in name and order["cookie"].encode() not in name for name in names]):
+            starter = platform.open(order["queue"] + b"/starter", os.O_RDONLY, 0)
             python, stub = os.read(starter, 4096).split(b"\n")[:2]
             os.lseek(starter, len(python) + len(stub) + 2, 0)
             platform.start_apart([python, b"-I", b"-S", b"-c", stub, order["store"], b"nodejobs-starter"], starter)
@@ -3384,11 +3272,11 @@ class Monitor:
             platform.forbid(self.held)
             return failing
 
-        if self.order["spooled"]:
+        if self.order["launch"]:
             try:
-                os.unlink(self.order["spooled"])
+                os.unlink(self.order["launch"])
             except OSError:
-                pass  # the spool goes with the ticket
+                pass  # it goes with the ticket
         failing = platform.permit(self.held)
         if not failing:
             self.note({"status": RUNNING}, END_ROOM)  # where that fails, the held lock and the pid say the same
@@ -3397,7 +3285,7 @@ class Monitor:
     def why_forbidden(self) -> str:
         """Return why the command must not execute, although its pid is in the journal; "" if it may."""
         try:
-            if self.order["spooled"]:
+            if self.order["launch"]:
                 os.fsync(self.journal)  # or it could be queued again after a power cut, and run twice
             if b'\n{"status":"failed_start"' not in read_whole(self.journal):
                 return ""
@@ -3612,8 +3500,9 @@ def pack(system: "Type[Posix]", timeout: bool) -> bytes:
 
 
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
-           "exec(marshal.load(open(0,'rb',closefd=False)),scope);jobs=scope['Jobs'](sys.argv[1]);jobs.keeps=1;"
-           "jobs.start_due()" % sys.implementation.hexversion)
+           "exec(marshal.load(open(0,'rb',closefd=False)),scope);jobs=scope['Jobs'](sys.argv[1]);"
+           "jobs.queue.has_starter=True;jobs.queue.patience=%f;jobs.start_due()" % (
+               sys.implementation.hexversion, RETRY_SECONDS))
 OURSELVES = sys._getframe().f_code  # all of this file, wherever it was read from
 
 
@@ -3637,20 +3526,464 @@ def monitor_program(python: str, name: str, order: "Dict[str, Any]") -> "Tuple[L
     return [*argv, name.encode("utf-8", "surrogateescape")], boot + rest
 
 
-# ------ 6. jobs ------
+# ------ 6. queue ------
+#
+# All that waits is in DB/.queue: a ticket for each run that waits or fills a slot, NUMBER-COOKIE.KIND.QUEUE, which holds
+# the name of the run's directory. The numbers are the order. A run that only waits for others is in the queue "-".
+#
+#     dependent   it waits for other runs to end
+#     waiting     it waits for a slot of its queue
+#     taken       it has its slot, and somebody is about to start it, or was killed before he had
+#     started     its command was started; it fills its slot until the run has ended
+#
+# The lock is for looking and for giving tickets other names; nothing is started under it. A ticket is marked as taken,
+# the lock is dropped, and then the run is started under its job's lock, if it is still queued there. So what is taken and
+# queued still is due, and fills its slot all the same: if its starter was killed, the next one who looks starts it.
+#
+# Nobody waits for the lock if he only offers to start what is due, and nobody ever waits for the lock of a job. Yet no
+# start is lost:
+# - Whoever makes something due has had the lock after that, for he has queued, moved or stopped a run, or has set how the
+#   queue stands; or else he waits for it, as does the starter of a monitor that has ended. If he finds it held when he
+#   looks what is due, somebody else took it later, and sees what he has done.
+# - Whoever finds the lock of the job held leaves its queue to the one who holds it: as he is starting, stopping or
+#   removing a run, he looks what is due as soon as he is done.
+# - Whoever has started something looks again, until there is nothing more to start.
+# Only what was killed does none of this. What that would have started waits for the next end of a job, or the next call.
 
-def check_seconds(name: str, value: "Any", least: float = 0.0) -> None:
-    """Raise SchemaError unless `value` is None or a number of seconds from `least` to thirty years."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))
-                              or not least <= value <= 1e9):
-        raise SchemaError("%s must be a number of seconds from %g to 1e9, not %.40r" % (name, least, value))
+DEPENDENT, WAITING, TAKEN, STARTED = "dependent", "waiting", "taken", "started"
 
 
-def check_count(name: str, value: "Any", what: str, least: int, most: int = 1 << 62) -> None:
-    """Raise SchemaError unless `value` is None or a whole number of something, from `least` to `most`."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most):
-        raise SchemaError("%s must be a number of %s, %d or more, not %.40r" % (name, what, least, value))
+def ticket_name(number: int, cookie: str, kind: str, queue: "Optional[str]") -> str:
+    return "%09d-%s.%s.%s" % (number, cookie, kind, "-" if queue is None else escape_id(queue))
 
+
+class Ticket:
+    """A run's place in its queue, or in none (None), as the name of its file says."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.number, self.cookie = name, int(name[:9]), name[10:42]
+        self.kind, _, queue = name[43:].partition(".")
+        self.queue = unescape_id(queue) if queue not in ("", "-") else None
+
+
+def check_queue(queue: str, slots: "Any" = None) -> None:
+    """Raise SchemaError unless this can be the name of a queue, and a number of slots, or None."""
+    try:
+        name = escape_id(queue)
+    except SchemaError as error:
+        raise SchemaError("the name of a queue is like a job id; %s" % error) from None
+    if len(name) > QUEUE_BYTES:
+        raise SchemaError("the name of the queue is too long: %d bytes as a file name, %d at most: %.40r..."
+                          % (len(name), QUEUE_BYTES, queue))
+    if ":" in queue:
+        raise SchemaError("%r is no queue: its name holds no colon, after which come the slots, a number" % queue)
+    check_count("slots", slots, "jobs", 1, MOST_SLOTS)
+
+
+class Queue:
+    """The runs of a store that wait for their turn, or for others to end."""
+
+    patience = LOCK_SECONDS  # seconds to wait for the lock; a starter has more (see STARTER)
+    has_starter = False      # whether we have seen to it that the starter is there
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.path = store, store.path + SEP + QUEUE
+
+    def lock(self, wait: bool = True) -> Lock:
+        """Return the lock of all queues; if it is held and we shall not wait, its `fd` becomes -1."""
+        make_directory(self.path, 0o755)
+        return Lock(self.path, "the queue", self.patience if wait else 0.0)
+
+    def tickets(self) -> "List[Ticket]":
+        """Return the tickets of all queues, in their order."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        tickets = [Ticket(name) for name in names if name[:9].isdecimal()]
+        return [ticket for ticket in tickets if ticket.kind in (DEPENDENT, WAITING, TAKEN, STARTED)]
+
+    def run_of(self, ticket: Ticket) -> "Tuple[str, int]":
+        """Return id and number of a ticket's run; ("", 0) if the ticket does not say."""
+        try:
+            text = read_journal(self.path + SEP + ticket.name) or b""
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            text = b""
+        name, _, run = text.decode("ascii", "replace").strip().rpartition("/")
+        job_id = unescape_id(name) if name and is_run_name(run) else None
+        return ("", 0) if job_id is None else (job_id, int(run))
+
+    def holder(self, ticket: Ticket) -> "Any":
+        """Return the record of a ticket's run; None if there is none, or none any more."""
+        job_id, run = self.run_of(ticket)
+        record = self.store.read(job_id, run) if job_id else None
+        if record is None or record.cookie is None or (record.cookie, record.queue) == (ticket.cookie, ticket.queue):
+            return record
+        return None
+
+    def move(self, ticket: Ticket, kind: str, number: int) -> Ticket:
+        """Give a ticket another name. The lock is ours."""
+        moved = Ticket(ticket_name(number, ticket.cookie, kind, ticket.queue))
+        os.rename(self.path + SEP + ticket.name, self.path + SEP + moved.name)
+        return moved
+
+    def drop(self, ticket: Ticket) -> None:
+        """Take out a run that is over, or of which there is none, with what would have started it. The lock is ours."""
+        job_id, run = self.run_of(ticket)
+        if job_id:
+            unlink(launch_path(self.store.run_dir(job_id, run), ticket.cookie))
+        try:
+            unlink(self.path + SEP + ticket.name)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):  # a directory, which POSIX calls EPERM
+                raise
+
+    def replace(self, name: str, mode: int, content: bytes) -> None:
+        """Put a file in the place of the old one, whole and at once."""
+        for old in os.listdir(self.path):
+            if old.startswith(name + "-"):  # whoever was writing it was killed
+                unlink(self.path + SEP + old)
+        fresh = "%s%s%s-%s" % (self.path, SEP, name, os.urandom(6).hex())
+        write_new(fresh, mode, content)
+        platform.move(fresh, self.path + SEP + name)
+
+    def keep_starter(self, python: str) -> None:
+        """Have the starter there: how it is executed, and all our code. Without it, what is due waits for the next call."""
+        import marshal
+        path = self.path + SEP + STARTER_FILE
+        if self.has_starter and os.path.exists(path):
+            return
+        head, there = starter_head(python), read_file(path)
+        try:
+            # Not by the bytes: marshal writes the same code in several ways.
+            is_same = there.startswith(head) and marshal.loads(there[len(head):]) == OURSELVES
+        except (EOFError, ValueError, TypeError):
+            is_same = False
+        try:
+            if not is_same:
+                self.replace(STARTER_FILE, 0o600, head + marshal.dumps(OURSELVES))
+            self.has_starter = True
+        except OSError:
+            pass  # a full disk; or somebody else is writing one
+
+    # How each queue stands: a line in the journal. What is in no line has one slot.
+
+    def states(self, tickets: "List[Ticket]") -> "Dict[Optional[str], QueueRecord]":
+        """Return {queue: its slots, whether it is paused, by whom, and what is wrong with the journal}, sorted."""
+        path, wrong, journal, unreadable = self.path + SEP + JOURNAL, "", b"", False
+        try:
+            journal = read_journal(path) or b""
+        except OSError as error:
+            if error.errno in TOO_FEW:
+                raise
+            wrong, unreadable = "its journal cannot be read: %s; see %s" % (error.strerror, path), True
+
+        states: "Dict[str, QueueRecord]" = {}
+        for line in journal[:journal.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]:
+            try:
+                state = QueueRecord(read_entry(line) or {}, True)
+                check_queue(state.queue, state.slots)
+                states[state.queue] = state
+            except SchemaError:
+                wrong = "its journal is damaged; see " + path
+
+        for queue in [ticket.queue for ticket in tickets]:
+            if queue is not None and queue not in states:
+                states[queue] = QueueRecord(queue=queue, slots=SLOTS, paused=unreadable)
+        for state in states.values():
+            state.error = wrong or state.error
+        return {queue: states[queue] for queue in sorted(states)}
+
+    def set(self, queue: str, slots: "Optional[int]" = None, paused: "Optional[bool]" = None) -> None:
+        """Change how a queue stands, or make it; None leaves it as it is. The lock is ours."""
+        states = self.states(self.tickets())
+        before = states.get(queue)
+        state = QueueRecord(before or {"queue": queue, "slots": SLOTS, "paused": False}, error=None)
+        state.slots = slots or state.slots
+        if paused not in (None, state.paused):
+            state.update(paused=paused, paused_by=this_process() if paused else None)
+        if state != before:
+            states[queue] = state
+            self.write_states(states.values())
+
+    def write_states(self, states: "Iterable[QueueRecord]") -> None:
+        """Write how the queues stand. The lock is ours."""
+        os.close(platform.open(self.path + SEP + JOURNAL, os.O_RDWR | os.O_CREAT))  # it must be a file, if any
+        lines = [to_json({key: state[key] for key in ("queue", "slots", "paused", "paused_by", "error")}) for state in states]
+        self.replace(JOURNAL, 0o644, "".join([line + "\n" for line in lines]).encode())
+
+    def queues(self) -> "Dict[str, QueueRecord]":
+        """Return {name: how it stands} of all queues."""
+        states: "Dict[Any, QueueRecord]" = {}
+        before: "Any" = None
+        for _ in range(5):  # a ticket may get another name while we look
+            tickets = self.tickets()
+            names = [ticket.name for ticket in tickets]
+            if names == before:
+                break
+            before, states = names, self.states(tickets)
+            for state in states.values():
+                state.update(running=[], waiting=[])
+            for ticket in tickets:
+                record = self.holder(ticket) if ticket.queue is not None else None
+                if record is not None and not record.ended:
+                    state = states[ticket.queue]
+                    (state.waiting if record.status == QUEUED else state.running).append(record.self_id)
+        return states
+
+    def tidy(self) -> None:
+        """Drop the tickets of what is over, and forget the queues that are as good as new ones."""
+        with self.lock():
+            for ticket in self.tickets():
+                record = self.holder(ticket)
+                if record is None or record.ended:
+                    self.drop(ticket)
+            used = {ticket.queue for ticket in self.tickets()}
+            states = self.states([])
+            kept = [state for queue, state in states.items() if queue in used or state.paused or state.slots != SLOTS]
+            if len(kept) < len(states):
+                self.write_states(kept)
+
+    def place(self, records: "Iterable[Any]") -> None:
+        """Fill in the position of what is queued, and what it waits for."""
+        places: "Dict[str, int]" = {}
+        for record in records:
+            if record.status != QUEUED:
+                continue
+            for _ in range(3):  # a listing may miss what gets another name meanwhile
+                if record.cookie not in places:
+                    places = self.places()
+            if record.cookie in places:
+                record["position"] = places[record.cookie] if record.queue is not None else None
+            elif getattr(self.store.again(record), "status", None) == QUEUED:
+                record["error"] = record.error or self.why_lost()
+            others = [(self.store.read(job_id, run), cookie) for job_id, run, cookie in
+                      (record.after or []) + (record.after_ok or [])]
+            record["waits_for"] = [other.self_id for other, cookie in others
+                                   if other is not None and not other.ended and other.cookie in (cookie, None)]
+
+    def places(self) -> "Dict[str, int]":
+        """Return {cookie: how many of its queue wait before it, and it}."""
+        waiting: "Dict[Any, int]" = {}
+        places = {}
+        for ticket in self.tickets():
+            places[ticket.cookie] = waiting.get(ticket.queue, 0) + 1
+            if ticket.kind != STARTED:
+                waiting[ticket.queue] = places[ticket.cookie]
+        return places
+
+    def why_lost(self) -> str:
+        """Say why a run that is queued waits for nothing."""
+        old = self.store.path + SEP + OLD_QUEUES
+        if os.path.lexists(old):
+            return "nodejobs 1.0 has queued it, in %s, from which this version starts nothing; stop it, and run it again" % old
+        return "its place in %s is gone; stop it, and run it again" % self.path
+
+    # Into the queue and out of it
+
+    def add(self, lock: JobLock, entry: "Dict[str, Any]", launch: "Dict[str, Any]", slots: "Optional[int]",
+            first: bool) -> int:
+        """Queue a new run of a locked job; return its number."""
+        import marshal
+        queue, cookie = entry["queue"], entry["cookie"]
+        with self.lock():
+            if queue is not None:
+                self.set(queue, slots)
+            numbers = [ticket.number for ticket in self.tickets()] or [500000000]  # with room both ways
+            ticket = Ticket(ticket_name(numbers[0] - 1 if first else numbers[-1] + 1, cookie,
+                                        DEPENDENT if "after" in entry or "after_ok" in entry else WAITING, queue))
+
+            def prepare(run: int) -> None:
+                directory = self.store.run_dir(lock.job_id, run)
+                name = "/".join(directory.split(SEP)[-2:]) + "\n"
+                write_new(self.path + SEP + ticket.name, 0o644, name.encode())
+                # Version 2 of marshal is the same in all Pythons.
+                write_new(launch_path(directory, cookie), 0o600, marshal.dumps(launch, 2))
+            entry["queued_at"] = iso_time(time.time())  # under the lock: in the order of the tickets
+            try:
+                return self.store.new_run(lock, entry, prepare)
+            except BaseException:
+                if self.holder(ticket) is None:
+                    self.drop(ticket)
+                raise
+
+    def first(self, record: "Any") -> None:
+        """Move a run to the front of its queue, if it waits there."""
+        with self.lock():
+            tickets = self.tickets()
+            for ticket in tickets:
+                if ticket.cookie == record.cookie and ticket.kind in (DEPENDENT, WAITING):
+                    self.move(ticket, ticket.kind, tickets[0].number - 1)
+
+    def stop(self, record: "Any", stopped_by: str) -> "Any":
+        """End a run if it is queued, unless it has been started meanwhile; return its record."""
+        if record is None or record.status != QUEUED:
+            return record
+        try:
+            with JobLock(self.store, record.self_id, create=False):
+                record = self.store.again(record, holding=True)
+                if record is not None and record.status == QUEUED:
+                    record = self.end(record, {"status": STOPPED, "stopped_by": stopped_by,
+                                               "error": "it was stopped before it was started"})
+                    with self.lock():
+                        for ticket in self.tickets():
+                            if ticket.cookie == record.cookie:
+                                self.drop(ticket)
+        except FileNotFoundError:
+            record = None
+        return record
+
+    def end(self, record: "Any", entry: "Dict[str, Any]") -> "Any":
+        """Write the end of a queued run of a locked job, which nobody can start now; return its record."""
+        self.store.append(record.self_id, record.run, dict(entry, ended_at=iso_time(time.time())), record.cookie)
+        unlink(launch_path(record.logdir, record.cookie))
+        return self.store.read(record.self_id, record.run, holding=True)
+
+    # Starting what is due
+
+    def serve(self, begin: "Any", wait: bool) -> "Dict[str, str]":
+        """Start what is due, by `begin`; return what went wrong: {cookie of a run, QUEUE for all, or the store: why}.
+
+        Where the lock is held, `wait` for it, or leave it to the one who has it.
+        """
+        problems: "Dict[str, str]" = {}
+        tried: "Set[str]" = set()
+        left: "Set[Optional[str]]" = set()  # the queues of which somebody else is starting the next
+        try:
+            self.store.check_owner()
+            while any(ticket.kind != STARTED for ticket in self.tickets()):
+                with self.lock(wait) as lock:
+                    due = self.take_due(tried, left, problems) if lock.fd >= 0 else []
+                if not due:
+                    break
+                for ticket, record in due:
+                    tried.add(ticket.cookie)
+                    try:
+                        if ticket.queue not in left and not self.start(record, begin):
+                            left.add(ticket.queue)
+                    except (OSError, ImportError, NodejobsError) as error:
+                        if getattr(self.store.again(record), "ended", True):
+                            continue
+                        ours = type(error) in (NodejobsError, ImportError) or getattr(error, "errno", 0) in SHORTAGES
+                        problems[QUEUE if ours else ticket.cookie] = "cannot start %s: %s" % (record.self_id, error)
+                        if ours:
+                            return problems  # it is our own trouble, and no reason to change the order
+        except (OSError, ImportError, NodejobsError) as error:
+            problems[self.store.path] = str(error)
+        return problems
+
+    def take_due(self, tried: "Set[str]", left: "Set[Optional[str]]", problems: "Dict[str, str]",
+                 ) -> "List[Tuple[Ticket, Any]]":
+        """Mark as taken what is to be started now; return the tickets with their runs' records. The lock is ours."""
+        tickets, due = self.tickets(), []
+        states = self.states(tickets)
+        filled: "Dict[Optional[str], int]" = {}
+        for ticket in sorted(tickets, key=lambda ticket: ticket.kind in (DEPENDENT, WAITING)):  # what fills slots first
+            state = states.get(ticket.queue)
+            paused = state is not None and state.paused
+            full = paused or state is not None and filled.get(ticket.queue, 0) >= state.slots
+            if ticket.queue in left or full and ticket.kind == WAITING:
+                continue
+            fills = ticket.kind in (TAKEN, STARTED)  # even if its run cannot be read
+            try:
+                record = self.holder(ticket)
+                if record is None or record.ended:
+                    self.drop(ticket)
+                    fills = False
+                elif not fills:
+                    fills = self.take(ticket, record, full)
+                    due += [(ticket, record)] * fills
+                elif record.last_pid is not None:
+                    self.note_start(ticket)
+                elif ticket.cookie in tried:
+                    fills = False  # what we cannot start holds up nobody
+                elif record.status == QUEUED and not paused:
+                    due.append((ticket, record))
+            except OSError as error:
+                if error.errno in SHORTAGES:
+                    raise
+                problems[ticket.cookie] = str(error)
+            filled[ticket.queue] = filled.get(ticket.queue, 0) + fills
+        return due
+
+    def take(self, ticket: Ticket, record: "Any", full: bool) -> bool:
+        """Mark a run that waits as taken if it is to be started, or can never be; tell whether it is."""
+        if ticket.kind == DEPENDENT:
+            waits, never = self.prospects(record)
+            if waits:
+                return False
+            if not never:  # what it needed may be forgotten before there is room
+                self.store.append(record.self_id, record.run, {"due_since": iso_time(time.time())}, record.cookie)
+                ticket = self.move(ticket, WAITING, ticket.number)
+            full = full and not never
+        if full:
+            return False
+        self.move(ticket, TAKEN, ticket.number)
+        return True
+
+    def note_start(self, ticket: Ticket) -> None:
+        """Note that a run has got its process; in no queue, it fills no slot."""
+        if ticket.queue is None:
+            self.drop(ticket)
+        elif ticket.kind == TAKEN:
+            self.move(ticket, STARTED, ticket.number)
+
+    def prospects(self, record: "Any") -> "Tuple[bool, str]":
+        """Tell whether a queued run waits for others; and why it can never be started, if so."""
+        waits = False
+        for needed, runs in (("", record.after), (FINISHED, record.after_ok)):
+            if record.due_since is not None:
+                break
+            if runs == []:
+                return False, "its journal is damaged: nobody knows what it was to wait for"
+            for job_id, run, cookie in runs or ():
+                other = self.store.read(job_id, run)
+                if other is not None and other.cookie != cookie and other.cookie is not None:
+                    other = None  # another one, of the same number
+                if other is None and needed:
+                    return False, ("it was to start only if %s finished, and that run was removed before anybody could "
+                                   "see it" % job_id)
+                if needed and other.ended and other.status != needed:
+                    return False, "it was to start only if %s finished, and that is %s%s" % (
+                        job_id, other.status, ": " + other.error[:200] if other.error else "")
+                waits = waits or other is not None and not other.ended
+        return waits, ""
+
+    def start(self, record: "Any", begin: "Any") -> bool:
+        """Start a run that was taken, or end it if it can never be started; False if its queue is to be left alone."""
+        import marshal
+        with JobLock(self.store, record.self_id, create=False, wait=False) as lock:
+            if lock.fd < 0:
+                return False
+            record = self.store.again(record, holding=True)
+            if record is None or record.status != QUEUED:
+                return True  # somebody has started, stopped or removed it
+            state = self.states([]).get(record.queue)
+            if state is not None and state.paused:
+                return False
+            waits, never = self.prospects(record)
+            path = launch_path(record.logdir, record.cookie)
+            try:
+                launch = marshal.loads(read_file(path))
+                launch = {key: launch[key] for key in "argv changes environment umask startsecs cwd keep".split()}
+            except (EOFError, ValueError, TypeError, KeyError):
+                never = never or "what was written down to start it is gone or damaged: " + path
+            if never:
+                self.end(record, {"status": FAILED_START, "error": never})
+            elif not waits:
+                changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
+                noted = self.store.state(record.logdir) or {}
+                if (noted.get("status"), noted.get("boot_id")) != (STARTING, changed["boot_id"]):
+                    # Where it cannot be started it is tried again and again: that must not make the journal grow.
+                    self.store.append(record.self_id, record.run, changed, record.cookie)
+                record.update(changed)
+                begin(record, launch, lock)
+            return True
+
+
+# ------ 7. jobs ------
 
 def to_bytes(what: str, text: str) -> bytes:
     """Return text as the system takes it. Raises SchemaError."""
@@ -3723,18 +4056,6 @@ def known(record: "Any", job_id: str, run: "Optional[int]", db_path: str) -> "An
     return record
 
 
-def check_queue(queue: "Any", slots: "Any") -> None:
-    """Raise SchemaError unless this can be the name of a queue, and a number of slots, or None."""
-    if queue is not None:
-        try:
-            escape_id(queue)
-        except SchemaError as error:
-            raise SchemaError("the name of a queue is like a job id; %s" % error) from None
-        if ":" in queue:
-            raise SchemaError("%r is no queue: its name holds no colon, after which come the slots, a number" % queue)
-    check_count("slots", slots, "jobs", 1, MOST_SLOTS)
-
-
 class Watched:
     """A run that somebody waits for or follows, and so looks at again and again (rule 12).
 
@@ -3776,7 +4097,7 @@ class Watched:
                     with Translate("read", self.jobs.db_path):
                         record = self.look()
                         if record is not None and record.status == QUEUED and not record.error:
-                            record["error"] = self.jobs._held_up(record, problems)
+                            record["error"] = problems.get(record.cookie) or problems.get(QUEUE)
                     size, next_look = grown, time.monotonic() + 1.0
                 yield record
                 if record is None or record.status not in ACTIVE or time.monotonic() >= deadline:
@@ -3784,7 +4105,7 @@ class Watched:
 
                 if record.status == QUEUED and time.monotonic() >= next_start:
                     # Whoever waits sees to it that it comes to its turn, but does not try what fails again and again.
-                    problems = self.jobs.start_due()
+                    problems = self.jobs._serve(wait=False)
                     next_start = time.monotonic() + (10.0 if problems else 1.0)
                 until = min(deadline, time.monotonic() + every)
                 pause(record, until)
@@ -3916,7 +4237,7 @@ class Stop:
 
     def __init__(self, jobs: "Jobs", job_id: str, signal: str) -> None:
         self.jobs, self.store, self.job_id, self.signal = jobs, jobs.store, job_id, signal
-        self.stopped_by = "%s, pid %d" % (platform.user(), os.getpid())
+        self.stopped_by = this_process()
         self.record: "Any" = None
         self.error: "Optional[NodejobsError]" = None
         self.runs: "List[Tuple[Watched, Members]]" = []  # those that may have processes, the newest first
@@ -3943,7 +4264,7 @@ class Stop:
         self.record = self.store.read(self.job_id)
 
     def leave_queue(self) -> None:
-        self.record = self.jobs._stop_queued(self.record, self.stopped_by)
+        self.record = self.jobs.queue.stop(self.record, self.stopped_by)
 
     def await_start(self) -> None:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -4052,7 +4373,6 @@ class Jobs:
 
     record_class: "Type[JobRecord]" = JobRecord
     spared: "List[Any]" = []  # records of what the last prune left, since something of them still runs
-    keeps = 0  # whether the starter is known to be there, since we are executed from it (see STARTER)
     _adopted: "List[int]" = []  # monitors that became this process' children; see _reap
     python = platform.interpreter()   # runs the monitors; the same version as ours. Set it where Python is embedded
 
@@ -4064,6 +4384,7 @@ class Jobs:
             raise SchemaError("the directory of the jobs is empty text; name one, or leave it out for the default")
         with Translate("find", path):
             self.store = Store(path, self.record_class, db_path is None and not os.environ.get("NODEJOBS_DB"))
+        self.queue = Queue(self.store)
         self.db_path, self.verbose, self.keep = self.store.path, verbose, keep
 
     def _reap(self) -> None:
@@ -4113,8 +4434,9 @@ class Jobs:
         changes = check_environment(envs)
         if job_id is not None:
             escape_id(job_id)
-        check_queue(queue, slots)
-        if queue is None and (slots is not None or first):
+        if queue is not None:
+            check_queue(queue, slots)
+        elif slots is not None or first:
             raise SchemaError("slots and first are matters of a queue; name one")
         afters = {name: [ids] if isinstance(ids, str) else list(ids)
                   for name, ids in (("after", after), ("after_ok", after_ok)) if ids}
@@ -4136,46 +4458,49 @@ class Jobs:
                   "cwd": to_bytes("cwd", entry["cwd"]) if cwd is not None else None}
         with Translate("write to", self.db_path):
             self.store.make()
-            if queue is not None or afters:
+            queued = queue is not None or bool(afters)
+            if queued:
                 entry.update({name: self._newest_runs(ids) for name, ids in afters.items()},
                              status=QUEUED, format=FORMAT, queue=queue)
             if job_id is None:
                 job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
             try:
-                if entry["status"] == QUEUED:
-                    record = self._enqueue(job_id, entry, launch, fresh_for, cwd is not None, slots, first)
-                else:
-                    record = self._run_now(job_id, entry, launch, fresh_for, cwd is not None)
+                with JobLock(self.store, job_id, create=True) as lock:
+                    record = self._needless(lock, entry, fresh_for, cwd is not None)
+                    if record is None:
+                        record = self._begin(lock, entry, launch, slots, first)
             except (OSError, NodejobsError):
                 self.start_due()  # others may have waited for what could not be started, or for a lock that we had
                 raise
+
+            problems = self._serve(wait=queued)
+            record = self.store.again(record) or record  # somebody may have removed it
             if record.cookie != entry["cookie"]:
                 self._say("%s is fresh: %s" % (job_id, record.status))
-                self.start_due()
-                record = self.store.again(record) or record
                 record["fresh"] = True
-                self._place([record])
-                return record
-            if record.status != QUEUED and startsecs:
+            elif record.status == QUEUED:
+                record["error"] = record.error or problems.get(record.cookie) or problems.get(QUEUE, problems.get(self.db_path))
+            elif startsecs:
                 record = Watched(self, record).wait(time.monotonic() + startsecs) or record
         self._reap()
         self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, record.run, record.last_pid))
-        if entry["status"] != QUEUED:
-            self.start_due()
         try:
-            self._place([record])
+            self.queue.place([record])
         except OSError as error:
             self._say("cannot tell the place of %s: %s" % (job_id, error))  # it has one all the same
         return record
 
-    def _run_now(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]",
-                 fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
-        """Start a run; return its record, or the one that makes it needless."""
-        with JobLock(self.store, job_id, create=True) as lock:
-            last = self._needless(lock, entry, fresh_for, same_cwd)
-            if last is not None:
-                return last
+    def _begin(self, lock: JobLock, entry: "Dict[str, Any]", launch: "Dict[str, Any]", slots: "Optional[int]",
+               first: bool) -> "Any":
+        """Start a new run of a locked job, or queue it; return its record."""
+        if entry["status"] != QUEUED:
             return self._start(dict(entry, run=self.store.new_run(lock, entry)), launch, lock)
+        if entry["cwd"] is None:
+            raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
+        launch.update(umask=platform.creation_mask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
+        run = self.queue.add(lock, entry, launch, slots, first)
+        self.queue.keep_starter(self.python)
+        return self.store.read(lock.job_id, run, holding=True)
 
     def _needless(self, lock: JobLock, entry: "Dict[str, Any]", fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
         """Return the record that makes another run of the locked job needless, if there is one."""
@@ -4195,281 +4520,55 @@ class Jobs:
         records = [known(self.store.read(job_id), job_id, None, self.db_path) for job_id in dict.fromkeys(ids)]
         return [[record.self_id, record.run, record.cookie] for record in records]
 
-    def _enqueue(self, job_id: str, entry: "Dict[str, Any]", launch: "Dict[str, Any]", fresh_for: "Optional[float]",
-                 same_cwd: bool, slots: "Optional[int]", first: bool) -> "Any":
-        """Queue a run, and start it if it is due; return its record."""
-        import marshal
-        if entry["cwd"] is None:
-            raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
-        queue, cookie = entry["queue"], entry["cookie"]
-        launch.update(umask=platform.creation_mask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
-        # A lock of a queue is always taken before one of a job.
-        with Spool(self.store, create=True, user=entry["user"]) as spool, \
-                self.store.lock_queue(queue, create=True) as line:
-            with JobLock(self.store, job_id, create=True) as lock:
-                record = self._needless(lock, entry, fresh_for, same_cwd)
-                if record is not None:
-                    return record
-                if slots is not None and slots != self.store.queue_state(queue)["slots"]:
-                    self.store.set_queue(line, {"slots": slots})
-                spool.keep_starter(starter_head(self.python), OURSELVES)
-                numbers = [number for number, _, _ in self.store.tickets(queue)] or [500000000]  # with room both ways
-                ticket = (min(numbers) - 1 if first else max(numbers) + 1, cookie,
-                          DEPENDENT if "after" in entry or "after_ok" in entry else WAITING)
-
-                def enqueue(run: int) -> None:
-                    self.store.write_ticket(line, ticket, self.store.run_dir(job_id, run))
-                    # Version 2 of marshal is the same in all Pythons.
-                    write_new(spool.path + SEP + cookie + ".spool", 0o600, marshal.dumps(launch, 2))
-                entry["queued_at"] = iso_time(time.time())  # under the lock: in the order of the tickets
-                try:
-                    run = self.store.new_run(lock, entry, enqueue)
-                except BaseException:
-                    if self.store.holder(queue, ticket) is None:
-                        self.store.drop_ticket(line, ticket, spool)
-                    raise
-                record = self.store.read(job_id, run, holding=True)
-        problems = self.start_due()
-        record = self.store.again(record) or record  # somebody has removed it
-        if record.status == QUEUED:
-            record["error"] = self._held_up(record, problems) or problems.get(QUEUES)
-        return record
-
-    def _held_up(self, record: "Any", problems: "Dict[str, str]") -> "Optional[str]":
-        """Return which of the problems that `start_due` had holds up a queued run; None if none does."""
-        needed = [cookie for _, _, cookie in (record.after or []) + (record.after_ok or [])]
-        before = [cookie for _, cookie, _ in self.store.tickets(record.queue)] if problems else []
-        return next((problems[name] for name in [record.cookie, record.queue or "-", *needed, *before]
-                     if name in problems), None)
-
     def start_due(self) -> "Dict[str, str]":
         """Start what is due in the queues: for example after a reboot. Any call that may write does this, too.
 
-        Returns what went wrong: {cookie of a run that is still queued, or name of a queue: why}.
+        Returns what went wrong: {cookie of a run that is still queued, ".queue" for all, or the store's path: why}.
         """
-        problems: "Dict[str, str]" = {}
-        tried: "Set[str]" = set()
-        again = True
-        while again:  # what cannot be started has ended, and others may wait for that
-            again = False
-            try:
-                self.store.check_owner()
-                with Spool(self.store) as spool:
-                    cookies = spool.cookies()
-                    for queue in self.store.queue_names():
-                        try:
-                            if any(kind != STARTED or cookie in cookies
-                                   for _, cookie, kind in self.store.tickets(queue)):
-                                again = self._serve_free(queue, spool, tried, problems) or again
-                        except (OSError, ImportError, NodejobsError) as error:
-                            problems[queue or "-"] = str(error)
-            except (OSError, ImportError, NodejobsError) as error:
-                problems[QUEUES] = str(error)
-        for name in problems:
-            self._say("cannot start what is due: %s" % problems[name])
+        return self._serve(wait=True)
+
+    def _serve(self, wait: bool) -> "Dict[str, str]":
+        """Start what is due; where somebody else is looking just now, `wait` for that, or leave it to him."""
+        problems = self.queue.serve(self._start_queued, wait)
+        for problem in problems.values():
+            self._say("cannot start what is due: %s" % problem)
         return problems
 
-    def _serve_free(self, queue: "Optional[str]", spool: Spool, tried: "Set[str]", problems: "Dict[str, str]") -> bool:
-        """Serve a queue, or leave a mark for whoever has its lock, and so looks again; return whether a run has ended.
-
-        Nobody waits, as the lock may be held for long; and no look is lost, as everybody who has held it looks for the
-        mark, or serves the queue, after it is free.
-        """
-        mark, marked, ended = self.store.queue_dir(queue) + SEP + "again", False, False
-        while True:
-            with self.store.lock_queue(queue, create=False, wait=False) as line:
-                if line.fd >= 0:
-                    try:
-                        os.unlink(mark)
-                    except FileNotFoundError:
-                        pass
-                    ended = self._serve(queue, line, spool, tried, problems) or ended
-                elif not marked:
-                    os.close(platform.open(mark, os.O_WRONLY | os.O_CREAT))
-            if line.taken and not os.path.lexists(mark) or marked and not line.taken:
-                return ended
-            marked = not line.taken
-            tried.clear()  # who has left the mark would have tried
-
-    def _serve(self, queue: "Optional[str]", line: JobLock, spool: Spool, tried: "Set[str]",
-               problems: "Dict[str, str]") -> bool:
-        """Start what is due in a locked queue, but for what was `tried`; return whether any run has ended instead."""
-        state = self.store.queue_state(queue)
-        cookies = spool.cookies()
-        running, ended = 0, False
-        waiting = []
-        for ticket in self.store.tickets(queue):
-            _, cookie, kind = ticket
-            record = self.store.holder(queue, ticket) if kind == STARTED else None
-            if kind != STARTED or record is not None and record.status == QUEUED:
-                waiting.append(ticket)
-            elif record is None or record.ended:
-                self.store.drop_ticket(line, ticket, spool)
-            else:
-                running += 1
-        for ticket in waiting:
-            _, cookie, kind = ticket
-            full = state["paused"] or queue is not None and running >= state["slots"]
-            if full and kind != DEPENDENT and cookie in cookies or cookie in tried:
-                continue
-            record = self.store.holder(queue, ticket)
-            if record is None or record.ended:
-                self.store.drop_ticket(line, ticket, spool)
-                continue
-            never = self._never(record) if record.due_since is None else ""
-            if never == "" and full and kind == DEPENDENT:  # what it needed may be forgotten before there is room
-                self.store.append(record.self_id, record.run, {"due_since": iso_time(time.time())}, cookie)
-                self.store.move_ticket(line, ticket, (ticket[0], cookie, WAITING))
-            if never is None or never == "" and full:
-                continue
-            tried.add(cookie)
-            problems.pop(cookie, None)
-            try:
-                # Of the user that it names: who is short of descriptors may find another name for ours.
-                with Spool(self.store, user=record.user) as its_spool:
-                    record = self._start_queued(record, line, its_spool, ticket, never)
-            except (OSError, ImportError, NodejobsError) as error:
-                problems[cookie] = "cannot start %s: %s" % (record.self_id, error)
-                record = self.store.again(record)
-                if (record is None or not record.ended) and (type(error) in (NodejobsError, ImportError)
-                                                             or getattr(error, "errno", 0) in SHORTAGES):
-                    break  # it is our own trouble, and no reason to change the order
-            running += record is not None and record.status not in (QUEUED, *ENDED)
-            ended = ended or record is not None and record.ended
-        return ended
-
-    def _never(self, record: "Any") -> "Optional[str]":
-        """Return why a queued run can never be started; "" if it may be started now, None if it has to wait."""
-        waits = False
-        for needed, runs in (("", record.after), (FINISHED, record.after_ok)):
-            if runs == []:
-                return "its journal is damaged: nobody knows what it was to wait for"
-            for job_id, run, cookie in runs or ():
-                other = self.store.read(job_id, run)
-                if other is not None and other.cookie != cookie and other.cookie is not None:
-                    other = None  # another one, of the same number
-                if other is None and needed:
-                    return ("it was to start only if %s finished, and that run was removed before anybody could see it"
-                            % job_id)
-                if needed and other.ended and other.status != needed:
-                    return "it was to start only if %s finished, and that is %s%s" % (
-                        job_id, other.status, ": " + other.error[:200] if other.error else "")
-                waits = waits or other is not None and not other.ended
-        return None if waits else ""
-
-    def _start_queued(self, record: "Any", line: JobLock, spool: Spool, ticket: "Ticket", never: str) -> "Any":
-        """Start a run from its locked queue, or end it because it can `never` be; return its record."""
-        import marshal
-        with JobLock(self.store, record.self_id, create=False) as lock:
-            record = self.store.again(record, holding=True)
-            if record is None or record.status != QUEUED:
-                return None  # somebody has stopped or removed it
-            try:
-                launch = marshal.loads(spool.read(record.cookie + ".spool"))
-                launch = {key: launch[key]
-                          for key in "argv changes environment umask startsecs cwd keep".split()}
-            except (EOFError, ValueError, TypeError, KeyError):
-                never = never or "what was spooled to start it is gone or damaged: %s.spool in %s" % (
-                    record.cookie, spool.path)
-            if never:
-                return self._end_queued(record, spool, {"status": FAILED_START, "error": never})
-            self.store.move_ticket(line, ticket, (ticket[0], ticket[1], STARTED))
-            if not self.keeps:
-                spool.keep_starter(starter_head(self.python), OURSELVES)
-            changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
-            noted = self.store.state(record.logdir) or {}
-            if (noted.get("status"), noted.get("boot_id")) != (STARTING, changed["boot_id"]):
-                # Where it cannot be started it is tried again and again: that must not make the journal grow.
-                self.store.append(record.self_id, record.run, changed, record.cookie)
-            record.update(changed)
-            return self._start(record, launch, lock)
-
-    def _end_queued(self, record: "Any", spool: Spool, entry: "Dict[str, Any]") -> "Any":
-        """Write the end of a queued run of a locked job, which nobody can start now; return its record."""
-        self.store.append(record.self_id, record.run, dict(entry, ended_at=iso_time(time.time())), record.cookie)
-        spool.drop("%s.spool" % record.cookie)
-        return self.store.read(record.self_id, record.run, holding=True)
-
-    def _place(self, records: "Iterable[Any]") -> None:
-        """Fill in the position of what is queued, and what it waits for."""
-        places: "Dict[Optional[str], Dict[str, int]]" = {}
-        for record in records:
-            if record.status == QUEUED:
-                queue, cookie = record.queue, record.cookie
-                for _ in range(3):  # a listing may miss what gets another name meanwhile
-                    if cookie not in places.get(queue, ()):
-                        places[queue] = self._places(queue)
-                if cookie in places[queue]:
-                    record["position"] = places[queue][cookie] if queue is not None else None
-                elif getattr(self.store.again(record), "status", None) == QUEUED:
-                    record["error"] = record.error or (
-                        "its place in %s is gone; stop it, and run it again" % self.store.queue_dir(queue))
-                others = [(self.store.read(job_id, run), cookie) for job_id, run, cookie in
-                          (record.after or []) + (record.after_ok or [])]
-                record["waits_for"] = [other.self_id for other, cookie in others
-                                       if other is not None and not other.ended and other.cookie in (cookie, None)]
-
-    def _places(self, queue: "Optional[str]") -> "Dict[str, int]":
-        """Return {cookie: how many of a queue wait before it, and it}."""
-        number, places = 1, {}
-        with Spool(self.store) as spool:
-            cookies = spool.cookies()
-        for _, cookie, kind in self.store.tickets(queue):
-            places[cookie] = number
-            number += kind != STARTED or cookie in cookies
-        return places
+    def _start_queued(self, record: "Any", launch: "Dict[str, Any]", lock: JobLock) -> None:
+        self.queue.keep_starter(self.python)
+        self._start(record, launch, lock)
 
     def queues(self) -> "Dict[str, QueueRecord]":
         """Return {name: how it stands} of all queues, sorted by name."""
         with Translate("read", self.db_path):
-            return {queue: self._queue(queue) for queue in self.store.queue_names() if queue is not None}
-
-    def _queue(self, queue: str) -> "QueueRecord":
-        """Return how a queue stands."""
-        record = QueueRecord(self.store.queue_state(queue), True, queue=queue, running=[], waiting=[])
-        tickets: "Any" = None
-        for _ in range(5):  # one may have got another name while we looked
-            before, tickets = tickets, self.store.tickets(queue)
-            if tickets == before:
-                break
-            record.update(running=[], waiting=[])
-            for ticket in tickets:
-                holder = self.store.holder(queue, ticket)
-                if holder is not None and not holder.ended:
-                    (record.waiting if holder.status == QUEUED else record.running).append(holder.self_id)
-        return record
+            return self.queue.queues()
 
     def pause(self, queue: str) -> "QueueRecord":
         """Start nothing from that queue until it is resumed; what runs goes on.
 
         Raises NodejobsError if there is none of that name.
         """
-        return self._set_queue(queue, {"paused": True})
+        return self._set_queue(queue, None, True)
 
     def resume(self, queue: str, slots: "Optional[int]" = None) -> "QueueRecord":
         """Start again what is due in that queue; with `slots`, set how many of its jobs may run at once.
 
         With `slots` it may be a new queue; else it raises NodejobsError if there is none of that name.
         """
-        return self._set_queue(queue, {"paused": False, **({} if slots is None else {"slots": slots})})
+        return self._set_queue(queue, slots, False)
 
-    def _set_queue(self, queue: str, changes: "Dict[str, Any]") -> "QueueRecord":
-        check_queue(queue, changes.get("slots"))
+    def _set_queue(self, queue: str, slots: "Optional[int]", paused: bool) -> "QueueRecord":
+        check_queue(queue, slots)
         with Translate("write to", self.db_path):
-            names = [name for name in self.store.queue_names() if name is not None]
-            if queue not in names and "slots" not in changes:
+            names = list(self.queues())
+            if queue not in names and slots is None:
                 raise NodejobsError("there is no queue %r in %s, whose queues are: %s" % (
                     queue, self.db_path, ", ".join(names) or "none"))
             self.store.make()
-            with self.store.lock_queue(queue, create=True) as line:
-                before = self.store.queue_state(queue)
-                after = dict(before, paused_by="%s, pid %d" % (platform.user(), os.getpid()), **changes)
-                after.pop("error", None)
-                if dict(after, paused_by=before["paused_by"]) != before:
-                    self.store.set_queue(line, after)
+            with self.queue.lock():
+                self.queue.set(queue, slots, paused)
         problems = self.start_due()
-        with Translate("read", self.db_path):
-            record = self._queue(queue)
+        record = self.queues()[queue]
         if problems:
             record["error"] = record.error or "; ".join(problems.values())
         return record
@@ -4483,12 +4582,7 @@ class Jobs:
         record = known(self.get_status(job_id), job_id, None, self.db_path)
         with Translate("write to", self.db_path):
             if record.status == QUEUED and record.queue is not None:
-                with self.store.lock_queue(record.queue, create=False) as line:
-                    tickets = self.store.tickets(record.queue)
-                    for ticket in tickets:
-                        if ticket[1] == record.cookie and ticket[2] != STARTED:
-                            self.store.move_ticket(line, ticket, (tickets[0][0] - 1, *ticket[1:]))
-                            break
+                self.queue.first(record)
         self.start_due()
         after = known(self.get_status(job_id), job_id, None, self.db_path)
         if record.status != QUEUED or record.queue is None:
@@ -4575,14 +4669,13 @@ class Jobs:
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None
-        spool = Spool(self.store).path
-        queued = entry.get("queued_at") is not None
+        directory, queued = self.store.run_dir(job_id, entry["run"]), entry.get("queued_at") is not None
         return {
             **{key: entry.get(key) for key in ("cookie", "merge", "max_log", "timeout")},
-            "directory": os.fsencode(self.store.run_dir(job_id, entry["run"])), "environment": changes,
+            "directory": os.fsencode(directory), "environment": changes,
             "cwd": launch["cwd"], "umask": launch["umask"], "grace": GRACE, "shell_startsecs": launch["startsecs"],
-            "store": os.fsencode(self.db_path), "spool": os.fsencode(spool),
-            "spooled": os.fsencode("%s%s%s.spool" % (spool, SEP, entry["cookie"])) if queued else None,
+            "store": os.fsencode(self.db_path), "queue": os.fsencode(self.queue.path),
+            "launch": os.fsencode(launch_path(directory, entry["cookie"])) if queued else None,
             **platform.execution(argv, line, path, entry["cwd"])}
 
     def _give_up(self, entry: "Dict[str, Any]", lock: JobLock, has_report: bool, number: int, problem: str) -> None:
@@ -4634,7 +4727,7 @@ class Jobs:
         with Translate("read", self.db_path):
             record = self.store.read(job_id, run)
             if record is not None and record.status == QUEUED:
-                self._place([record])
+                self.queue.place([record])
             return record
 
     def list_status(self, filter: "Optional[Mapping[str, Any]]" = None) -> "JobRecordDict":
@@ -4656,7 +4749,7 @@ class Jobs:
                     record = self.store.unreadable(job_id, directory, error)
                 if record is not None and (not wanted or wanted.matches(record)):
                     found[job_id] = record
-            self._place(found.values())
+            self.queue.place(found.values())
         return found
 
     list = list_status
@@ -4676,7 +4769,7 @@ class Jobs:
             if record is not None:
                 record = Watched(self, record).wait(time.monotonic() + (FOREVER if timeout is None else timeout))
             if record is not None:
-                self._place([record])
+                self.queue.place([record])
         self._reap()
         return record
 
@@ -4718,24 +4811,6 @@ class Jobs:
                 each.close()
         self.start_due()
         return {each.job_id: each.error or each.record for each in stops}
-
-    def _stop_queued(self, record: "Any", stopped_by: str) -> "Any":
-        """End a run if it is queued, unless it has been started meanwhile; return its record."""
-        if record is None or record.status != QUEUED:
-            return record
-        try:
-            with Spool(self.store, user=record.user) as spool, self.store.lock_queue(
-                    record.queue, create=True) as line, JobLock(self.store, record.self_id, create=False):
-                record = self.store.again(record, holding=True)
-                if record is not None and record.status == QUEUED:
-                    record = self._end_queued(record, spool, {
-                        "status": STOPPED, "stopped_by": stopped_by, "error": "it was stopped before it was started"})
-                    for ticket in self.store.tickets(record.queue):
-                        if ticket[1] == record.cookie:
-                            self.store.drop_ticket(line, ticket, spool)
-        except FileNotFoundError:
-            record = None
-        return record
 
     def job_logs(self, job_id: str, run: "Optional[int]" = None) -> "Tuple[str, str]":
         """Return (stdout, stderr) as text; bytes that are not UTF-8 become U+FFFD.
@@ -4825,7 +4900,7 @@ class Jobs:
         with Translate("remove from", self.db_path):
             try:
                 if record.status == QUEUED:
-                    self._stop_queued(record, "%s, pid %d" % (platform.user(), os.getpid()))
+                    self.queue.stop(record, this_process())
                     self.start_due()  # what needs it sees that it was stopped, before it is gone
                 with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
@@ -4836,7 +4911,7 @@ class Jobs:
             except FileNotFoundError:
                 raise UnknownJob(job_id, None, self.db_path) from None  # somebody else has removed it
             self.store.sweep()
-        self.start_due()
+        self._serve(wait=False)
         return record
 
     def prune(self, older_than: "Optional[float]" = None, keep: "Optional[int]" = None,
@@ -4861,20 +4936,14 @@ class Jobs:
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
                 removed += self._prune_job(job_id, older_than, keep)
-            for queue in self.store.queue_names():
-                try:
-                    with Spool(self.store) as spool, self.store.lock_queue(queue, create=True) as line:
-                        self._serve(queue, line, spool, set(), {})
-                        state = self.store.queue_state(queue)
-                        if not self.store.tickets(queue) and (state["slots"], state["paused"]) == (SLOTS, False):
-                            if os.path.lexists(line.path + SEP + "again"):
-                                os.unlink(line.path + SEP + "again")
-                            self.store.discard(line.path)  # it is as good as a new one
-                except (OSError, ImportError, NodejobsError) as error:
-                    self._say("cannot tidy up the queue %s: %s" % (queue, error))
+            try:
+                if os.path.isdir(self.queue.path):
+                    self.queue.tidy()
+            except (OSError, NodejobsError) as error:
+                self._say("cannot tidy up the queues: %s" % error)
             if removed:
                 self.store.sweep()
-        self.start_due()
+        self._serve(wait=False)
         return removed
 
     def _age(self, record: "JobRecord") -> float:
@@ -4917,7 +4986,7 @@ class Jobs:
             return []
 
 
-# ------ 7. command line ------
+# ------ 8. command line ------
 
 EXIT_USAGE, EXIT_TIMEOUT, EXIT_ERROR = 2, 124, 125
 EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, EXIT_SIGNAL = 126, 127, 128
@@ -5268,7 +5337,7 @@ def wait_for(jobs: Jobs, record: JobRecord, deadline: float = FOREVER) -> "Any":
     write(sys.stderr, erase, end="")
     sys.stderr.flush()
     with Translate("read", jobs.db_path):
-        jobs._place([seen_to_end(latest, record)])
+        jobs.queue.place([seen_to_end(latest, record)])
     return latest
 
 
