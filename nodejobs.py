@@ -5426,7 +5426,11 @@ def verb_run(jobs: Jobs, options: "Any") -> int:
         say_json(record)
     else:
         show(record, with_errors=True)
-    return job_exit_code(record) if options.wait else start_exit_code(record)
+    if options.wait:
+        return job_exit_code(record)
+    if record.status == LOST:  # its monitor was killed as it started the command
+        complain("%s was started, and nobody can tell what became of it" % record.self_id)
+    return start_exit_code(record)
 
 
 def verb_wait(jobs: Jobs, options: "Any") -> int:
