@@ -2641,16 +2641,18 @@ class JobLock(Lock):
             return False
 
 
-def write_new(path: str, mode: int, content: bytes) -> None:
-    """Write a new file, and see that it outlasts a power cut."""
+def write_new(path: str, mode: int, content: bytes, lasting: bool = True) -> None:
+    """Write a new file, by default one that outlasts a power cut."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         while content:
             content = content[os.write(fd, content):]
-        os.fsync(fd)
+        if lasting:
+            os.fsync(fd)
     finally:
         os.close(fd)
-    platform.sync_directories(os.fsencode(os.path.dirname(path)))
+    if lasting:
+        platform.sync_directories(os.fsencode(os.path.dirname(path)))
 
 
 def launch_path(logdir: str, cookie: "Optional[str]") -> str:
@@ -2985,22 +2987,16 @@ class Store:
         a run.
         """
         run = max([int(name) for name in os.listdir(lock.path) if is_run_name(name)] or [0]) + 1  # links count, too
+        entry = dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time()))
+        line = to_json(entry).encode() + b"\n"
+        if len(line) > JOURNAL_BYTES - 65536:  # the rest is for the lines that follow
+            raise SchemaError("command and fields are too long: more than %d bytes as JSON" % JOURNAL_BYTES)
         directory = self.run_dir(lock.job_id, run)
         os.mkdir(directory, 0o755)
         try:
             if prepare is not None:
                 prepare(run)
-            fd = platform.open(directory + SEP + JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
-            try:
-                append_line(fd, dict(entry, self_id=lock.job_id, run=run, last_update=iso_time(time.time())), 0)
-                if os.fstat(fd).st_size > JOURNAL_BYTES - 65536:  # the rest is for the lines that follow
-                    os.ftruncate(fd, 0)  # as if nothing had been started
-                    raise SchemaError("command and fields are too long: more than %d bytes as JSON" % JOURNAL_BYTES)
-                if prepare is not None:
-                    os.fsync(fd)
-                    platform.sync_directories(os.fsencode(directory))
-            finally:
-                os.close(fd)
+            write_new(directory + SEP + JOURNAL, 0o644, line, lasting=prepare is not None)
         except BaseException:
             if prepare is not None:
                 self.discard(directory)  # it leaves its queue: nobody would start it

@@ -3940,6 +3940,7 @@ def test_a_line_that_does_not_parse_never_hides_the_job(jobs, damage):
 
 def test_a_pid_that_is_damaged_is_not_taken_for_none_so_a_run_that_was_queued_is_not_run_again(jobs, line):
     line.run("a", queue="q")
+    assert line.order(1) == ["a"], "it has begun"
     path = pathlib.Path(jobs.get_status("a").logdir, "journal.jsonl")
     whole = path.read_text()
     pids = [entry for entry in journal_of(jobs.get_status("a")) if "last_pid" in entry]
