@@ -3256,7 +3256,7 @@ class Monitor:
         pid, me, now = self.held[0], os.getpid(), iso_time(time.time())
         begun = {"last_pid": pid, "pid_start": platform.start_time(pid), "pid_mark": platform.mark(pid),
                  "monitor_pid": me, "monitor_start": platform.start_time(me),
-                 "started_at": now, "started_clock": self.began, "last_update": now}
+                 "started_at": now, "started_clock": self.began, "last_update": now, **self.order["noted"]}
         self.run = Run(dict(begun, cookie=self.order["cookie"]))
         try:
             append_line(self.journal, begun, 0)
@@ -3602,14 +3602,13 @@ class Queue:
     def run_of(self, ticket: Ticket) -> "Tuple[str, int]":
         """Return id and number of a ticket's run; ("", 0) if the ticket does not say."""
         try:
-            text = read_journal(self.path + SEP + ticket.name) or b""
+            text = (read_journal(self.path + SEP + ticket.name) or b"").decode("ascii", "replace")
         except OSError as error:
             if error.errno not in NOT_OURS:
                 raise
-            text = b""
-        name, _, run = text.decode("ascii", "replace").strip().rpartition("/")
-        job_id = unescape_id(name) if name and is_run_name(run) else None
-        return ("", 0) if job_id is None else (job_id, int(run))
+            text = ""
+        name, _, run = text.strip().rpartition("/")
+        return (unescape_id(name) or "", int(run)) if name and is_run_name(run) else ("", 0)
 
     def holder(self, ticket: Ticket) -> "Any":
         """Return the record of a ticket's run; None if there is none, or none any more."""
@@ -3630,23 +3629,20 @@ class Queue:
         job_id, run = self.run_of(ticket)
         if job_id:
             unlink(launch_path(self.store.run_dir(job_id, run), ticket.cookie))
-        try:
-            unlink(self.path + SEP + ticket.name)
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):  # a directory, which POSIX calls EPERM
-                raise
+        unlink(self.path + SEP + ticket.name)
 
     def replace(self, name: str, mode: int, content: bytes) -> None:
-        """Put a file in the place of the old one, whole and at once."""
-        for old in os.listdir(self.path):
-            if old.startswith(name + "-"):  # whoever was writing it was killed
-                unlink(self.path + SEP + old)
-        fresh = "%s%s%s-%s" % (self.path, SEP, name, os.urandom(6).hex())
-        write_new(fresh, mode, content)
-        platform.move(fresh, self.path + SEP + name)
+        """Put a file in the place of the old one, whole and at once. The lock is ours."""
+        path = self.path + SEP + name
+        unlink(path + ".new")  # whoever was writing it was killed
+        write_new(path + ".new", mode, content)
+        platform.move(path + ".new", path)
 
     def keep_starter(self, python: str) -> None:
-        """Have the starter there: how it is executed, and all our code. Without it, what is due waits for the next call."""
+        """Have the starter there: how it is executed, and all our code. The lock is ours.
+
+        Without it, what is due waits for the next call.
+        """
         import marshal
         path = self.path + SEP + STARTER_FILE
         if self.has_starter and os.path.exists(path):
@@ -3654,30 +3650,29 @@ class Queue:
         head, there = starter_head(python), read_file(path)
         try:
             # Not by the bytes: marshal writes the same code in several ways.
-            is_same = there.startswith(head) and marshal.loads(there[len(head):]) == OURSELVES
+            self.has_starter = there.startswith(head) and marshal.loads(there[len(head):]) == OURSELVES
         except (EOFError, ValueError, TypeError):
-            is_same = False
+            pass  # it is damaged
         try:
-            if not is_same:
+            if not self.has_starter:
                 self.replace(STARTER_FILE, 0o600, head + marshal.dumps(OURSELVES))
-            self.has_starter = True
         except OSError:
-            pass  # a full disk; or somebody else is writing one
+            pass  # a full disk; or, on Windows, somebody reads it
 
     # How each queue stands: a line in the journal. What is in no line has one slot.
 
     def states(self, tickets: "List[Ticket]") -> "Dict[Optional[str], QueueRecord]":
         """Return {queue: its slots, whether it is paused, by whom, and what is wrong with the journal}, sorted."""
-        path, wrong, journal, unreadable = self.path + SEP + JOURNAL, "", b"", False
+        path, text, wrong, unreadable = self.path + SEP + JOURNAL, "", None, False
         try:
-            journal = read_journal(path) or b""
+            text = (read_journal(path) or b"").decode("utf-8", "replace")
         except OSError as error:
             if error.errno in TOO_FEW:
                 raise
             wrong, unreadable = "its journal cannot be read: %s; see %s" % (error.strerror, path), True
 
         states: "Dict[str, QueueRecord]" = {}
-        for line in journal[:journal.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]:
+        for line in text.splitlines():
             try:
                 state = QueueRecord(read_entry(line) or {}, True)
                 check_queue(state.queue, state.slots)
@@ -3685,9 +3680,9 @@ class Queue:
             except SchemaError:
                 wrong = "its journal is damaged; see " + path
 
-        for queue in [ticket.queue for ticket in tickets]:
-            if queue is not None and queue not in states:
-                states[queue] = QueueRecord(queue=queue, slots=SLOTS, paused=unreadable)
+        for ticket in tickets:
+            if ticket.queue is not None and ticket.queue not in states:
+                states[ticket.queue] = QueueRecord(queue=ticket.queue, slots=SLOTS, paused=unreadable)
         for state in states.values():
             state.error = wrong or state.error
         return {queue: states[queue] for queue in sorted(states)}
@@ -3730,14 +3725,11 @@ class Queue:
         return states
 
     def tidy(self) -> None:
-        """Drop the tickets of what is over, and forget the queues that are as good as new ones."""
+        """Forget the queues that are as good as new ones."""
         with self.lock():
-            for ticket in self.tickets():
-                record = self.holder(ticket)
-                if record is None or record.ended:
-                    self.drop(ticket)
-            used = {ticket.queue for ticket in self.tickets()}
-            states = self.states([])
+            tickets = self.tickets()
+            states = self.states(tickets)
+            used = {ticket.queue for ticket in tickets}
             kept = [state for queue, state in states.items() if queue in used or state.paused or state.slots != SLOTS]
             if len(kept) < len(states):
                 self.write_states(kept)
@@ -3755,10 +3747,7 @@ class Queue:
                 record["position"] = places[record.cookie] if record.queue is not None else None
             elif getattr(self.store.again(record), "status", None) == QUEUED:
                 record["error"] = record.error or self.why_lost()
-            others = [(self.store.read(job_id, run), cookie) for job_id, run, cookie in
-                      (record.after or []) + (record.after_ok or [])]
-            record["waits_for"] = [other.self_id for other, cookie in others
-                                   if other is not None and not other.ended and other.cookie in (cookie, None)]
+            record["waits_for"] = [job_id for job_id, other, _ in self.needs(record) if other is not None and not other.ended]
 
     def places(self) -> "Dict[str, int]":
         """Return {cookie: how many of its queue wait before it, and it}."""
@@ -3780,11 +3769,12 @@ class Queue:
     # Into the queue and out of it
 
     def add(self, lock: JobLock, entry: "Dict[str, Any]", launch: "Dict[str, Any]", slots: "Optional[int]",
-            first: bool) -> int:
+            first: bool, python: str) -> int:
         """Queue a new run of a locked job; return its number."""
         import marshal
         queue, cookie = entry["queue"], entry["cookie"]
         with self.lock():
+            self.keep_starter(python)
             if queue is not None:
                 self.set(queue, slots)
             numbers = [ticket.number for ticket in self.tickets()] or [500000000]  # with room both ways
@@ -3801,8 +3791,7 @@ class Queue:
             try:
                 return self.store.new_run(lock, entry, prepare)
             except BaseException:
-                if self.holder(ticket) is None:
-                    self.drop(ticket)
+                self.drop(ticket)
                 raise
 
     def first(self, record: "Any") -> None:
@@ -3839,7 +3828,7 @@ class Queue:
 
     # Starting what is due
 
-    def serve(self, begin: "Any", wait: bool) -> "Dict[str, str]":
+    def serve(self, begin: "Any", python: str, wait: bool) -> "Dict[str, str]":
         """Start what is due, by `begin`; return what went wrong: {cookie of a run, QUEUE for all, or the store: why}.
 
         Where the lock is held, `wait` for it, or leave it to the one who has it.
@@ -3849,11 +3838,12 @@ class Queue:
         left: "Set[Optional[str]]" = set()  # the queues of which somebody else is starting the next
         try:
             self.store.check_owner()
-            while any(ticket.kind != STARTED for ticket in self.tickets()):
+            while self.tickets():
                 with self.lock(wait) as lock:
                     due = self.take_due(tried, left, problems) if lock.fd >= 0 else []
-                if not due:
-                    break
+                    if not due:
+                        break
+                    self.keep_starter(python)
                 for ticket, record in due:
                     tried.add(ticket.cookie)
                     try:
@@ -3886,8 +3876,8 @@ class Queue:
             try:
                 record = self.holder(ticket)
                 if record is None or record.ended:
-                    self.drop(ticket)
                     fills = False
+                    self.drop(ticket)
                 elif not fills:
                     fills = self.take(ticket, record, full)
                     due += [(ticket, record)] * fills
@@ -3926,26 +3916,33 @@ class Queue:
         elif ticket.kind == TAKEN:
             self.move(ticket, STARTED, ticket.number)
 
-    def prospects(self, record: "Any") -> "Tuple[bool, str]":
-        """Tell whether a queued run waits for others; and why it can never be started, if so."""
-        waits = False
-        for needed, runs in (("", record.after), (FINISHED, record.after_ok)):
-            if record.due_since is not None:
-                break
-            if runs == []:
-                return False, "its journal is damaged: nobody knows what it was to wait for"
+    def needs(self, record: "Any") -> "List[Tuple[str, Any, bool]]":
+        """Return the runs for which a queued one waits: their ids, records, None where it is gone, and whether they must
+        finish."""
+        needs = []
+        for runs, must_finish in (record.after, False), (record.after_ok, True):
             for job_id, run, cookie in runs or ():
                 other = self.store.read(job_id, run)
-                if other is not None and other.cookie != cookie and other.cookie is not None:
+                if other is not None and other.cookie not in (cookie, None):
                     other = None  # another one, of the same number
-                if other is None and needed:
-                    return False, ("it was to start only if %s finished, and that run was removed before anybody could "
-                                   "see it" % job_id)
-                if needed and other.ended and other.status != needed:
-                    return False, "it was to start only if %s finished, and that is %s%s" % (
-                        job_id, other.status, ": " + other.error[:200] if other.error else "")
-                waits = waits or other is not None and not other.ended
-        return waits, ""
+                needs.append((job_id, other, must_finish))
+        return needs
+
+    def prospects(self, record: "Any") -> "Tuple[bool, str]":
+        """Tell whether a queued run waits for others; and why it can never be started, if so."""
+        if record.due_since is not None:
+            return False, ""
+        if [] in (record.after, record.after_ok):
+            return False, "its journal is damaged: nobody knows what it was to wait for"
+        needs = self.needs(record)
+        for job_id, other, must_finish in needs:
+            if must_finish and other is None:
+                return False, ("it was to start only if %s finished, and that run was removed before anybody could see it"
+                               % job_id)
+            if must_finish and other.ended and other.status != FINISHED:
+                return False, "it was to start only if %s finished, and that is %s%s" % (
+                    job_id, other.status, ": " + other.error[:200] if other.error else "")
+        return any(other is not None and not other.ended for _, other, _ in needs), ""
 
     def start(self, record: "Any", begin: "Any") -> bool:
         """Start a run that was taken, or end it if it can never be started; False if its queue is to be left alone."""
@@ -3969,12 +3966,6 @@ class Queue:
             if never:
                 self.end(record, {"status": FAILED_START, "error": never})
             elif not waits:
-                changed = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}
-                noted = self.store.state(record.logdir) or {}
-                if (noted.get("status"), noted.get("boot_id")) != (STARTING, changed["boot_id"]):
-                    # Where it cannot be started it is tried again and again: that must not make the journal grow.
-                    self.store.append(record.self_id, record.run, changed, record.cookie)
-                record.update(changed)
                 begin(record, launch, lock)
             return True
 
@@ -4494,8 +4485,7 @@ class Jobs:
         if entry["cwd"] is None:
             raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
         launch.update(umask=platform.creation_mask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
-        run = self.queue.add(lock, entry, launch, slots, first)
-        self.queue.keep_starter(self.python)
+        run = self.queue.add(lock, entry, launch, slots, first, self.python)
         return self.store.read(lock.job_id, run, holding=True)
 
     def _needless(self, lock: JobLock, entry: "Dict[str, Any]", fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
@@ -4525,14 +4515,10 @@ class Jobs:
 
     def _serve(self, wait: bool) -> "Dict[str, str]":
         """Start what is due; where somebody else is looking just now, `wait` for that, or leave it to him."""
-        problems = self.queue.serve(self._start_queued, wait)
+        problems = self.queue.serve(self._start, self.python, wait)
         for problem in problems.values():
             self._say("cannot start what is due: %s" % problem)
         return problems
-
-    def _start_queued(self, record: "Any", launch: "Dict[str, Any]", lock: JobLock) -> None:
-        self.queue.keep_starter(self.python)
-        self._start(record, launch, lock)
 
     def queues(self) -> "Dict[str, QueueRecord]":
         """Return {name: how it stands} of all queues, sorted by name."""
@@ -4666,12 +4652,14 @@ class Jobs:
         argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None
         directory, queued = self.store.run_dir(job_id, entry["run"]), entry.get("queued_at") is not None
+        noted = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}  # not where it was queued
         return {
             **{key: entry.get(key) for key in ("cookie", "merge", "max_log", "timeout")},
             "directory": os.fsencode(directory), "environment": changes,
             "cwd": launch["cwd"], "umask": launch["umask"], "grace": GRACE, "shell_startsecs": launch["startsecs"],
             "store": os.fsencode(self.db_path), "queue": os.fsencode(self.queue.path),
             "launch": os.fsencode(launch_path(directory, entry["cookie"])) if queued else None,
+            "noted": noted if queued else {},
             **platform.execution(argv, line, path, entry["cwd"])}
 
     def _give_up(self, entry: "Dict[str, Any]", lock: JobLock, has_report: bool, number: int, problem: str) -> None:
@@ -4932,14 +4920,11 @@ class Jobs:
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
                 removed += self._prune_job(job_id, older_than, keep)
-            try:
-                if os.path.isdir(self.queue.path):
-                    self.queue.tidy()
-            except (OSError, NodejobsError) as error:
-                self._say("cannot tidy up the queues: %s" % error)
             if removed:
                 self.store.sweep()
-        self._serve(wait=False)
+            self._serve(wait=False)
+            if os.path.isdir(self.queue.path):
+                self.queue.tidy()
         return removed
 
     def _age(self, record: "JobRecord") -> float:
