@@ -4219,6 +4219,72 @@ def events(jobs: "Jobs", job_id: str, record: "Any", places: "Dict[str, int]", i
             yield event("heartbeat")
 
 
+def check_fields(record_class: "Type[JobRecord]", fields: "Dict[str, Any]") -> "Dict[str, Any]":
+    """Return the fields that a subclass of JobRecord adds. Raises SchemaError."""
+    added = {key: field for key, field in record_class.fields.items() if key not in JobRecord.fields}
+    for key, value in fields.items():
+        if key not in added:
+            raise SchemaError("run() takes no %r; it takes the fields that record_class adds to JobRecord: %s"
+                              % (key, ", ".join(added) or "none"))
+        record_class.check(key, value)
+    for key, field in added.items():
+        if field.required and fields.get(key) is None:
+            raise SchemaError("%s.%s is required: pass %s=... to run()" % (record_class.__name__, key, key))
+    try:
+        to_json(fields)
+    except TypeError as error:
+        raise SchemaError("a field cannot be stored: %s" % error) from None
+    return fields
+
+
+class Launch:
+    """What it takes to start a run: `entry`, the first line of its journal, and `order`, what must not be on disk with it.
+
+    Raises SchemaError.
+    """
+
+    def __init__(self, jobs: "Jobs", command: "Command", cwd: "Union[None, str, os.PathLike[str]]",
+                 envs: "Optional[Mapping[str, Optional[str]]]", startsecs: float) -> None:
+        if not jobs.python or getattr(sys, "frozen", False) and jobs.python == sys.executable:
+            raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
+                                "of version %s" % sys.version.split()[0])
+        shown, argv = check_command(command)
+        changes = check_environment(envs)
+        self.program = shown.split()[0] if isinstance(shown, str) else shown[0]
+        self.has_cwd = cwd is not None
+        with Translate("read", jobs.db_path):
+            # Where ours was deleted, the command starts there all the same.
+            directory = working_directory() if cwd is None else full_path(os.fsdecode(cwd))
+        place = to_bytes("cwd", directory or "")
+        if self.has_cwd:
+            changes.setdefault(b"PWD", place)
+        self.entry: "Dict[str, Any]" = {
+            "status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory, "format": 1,
+            "user": platform.user(), "host": platform.host(), "boot_id": platform.boot_id(),
+            "cookie": os.urandom(16).hex()}
+        self.order: "Dict[str, Any]" = {
+            "argv": argv, "changes": changes, "environment": platform.environment(), "umask": None, "keep": jobs.keep,
+            "startsecs": startsecs if is_shell(shown) else 0.0, "cwd": place if self.has_cwd else None}
+
+    def wait_for(self, queue: "Optional[str]", after: "List[List[Any]]", after_ok: "List[List[Any]]") -> None:
+        """Have the run wait in a queue, for those runs to end, and for others to finish."""
+        self.entry.update(status=QUEUED, format=FORMAT, queue=queue)
+        for key, runs in ("after", after), ("after_ok", after_ok):
+            if runs:
+                self.entry[key] = runs
+
+    def keep_place(self) -> None:
+        """Have the run begin where and as we are now, whoever starts it."""
+        if self.entry["cwd"] is None:
+            raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
+        self.order.update(umask=platform.creation_mask(), cwd=to_bytes("cwd", self.entry["cwd"]))  # in another locale, too
+
+    def is_of(self, record: "JobRecord") -> bool:
+        """Tell whether a run had the same command, in the same directory, if one is given."""
+        same_place = not self.has_cwd or record.cwd == self.entry["cwd"]
+        return record.command == self.entry["command"] and same_place
+
+
 class Stop:
     """The stop of one job, step by step. Where several are stopped, all do a step before any does the next."""
 
@@ -4413,97 +4479,85 @@ class Jobs:
         gets our environment, working directory and umask when it starts; other limits are of who starts it.
         Raises JobRunning if the job is active, UnknownJob for what `after` and `after_ok` do not find.
         """
-        shown, argv = check_command(command)
         check_seconds("startsecs", startsecs)
         check_seconds("fresh_for", fresh_for)
         check_seconds("timeout", timeout, least=0.001)
         check_count("max_log", max_log, "bytes", LEAST_LOG)
-        changes = check_environment(envs)
+        launch = Launch(self, command, cwd, envs, startsecs)
+        launch.entry.update(check_fields(self.record_class, fields), timeout=timeout, merge=bool(merge))
+        if max_log is not None:
+            launch.entry["max_log"] = max_log
         if job_id is not None:
             escape_id(job_id)
         if queue is not None:
             check_queue(queue, slots)
         elif slots is not None or first:
             raise SchemaError("slots and first are matters of a queue; name one")
-        afters = {name: [ids] if isinstance(ids, str) else list(ids)
-                  for name, ids in (("after", after), ("after_ok", after_ok)) if ids}
-        if job_id is not None and job_id in sum(afters.values(), []):
-            raise SchemaError("job %r cannot wait for itself" % job_id)
-        if not self.python or getattr(sys, "frozen", False) and self.python == sys.executable:
-            raise NodejobsError("there is no Python to run the monitor with; set Jobs.python to the path of one "
-                                "of version %s" % sys.version.split()[0])
-        with Translate("read", self.db_path):
-            entry = self._first_line(shown, cwd, fields)
-        entry.update(timeout=timeout, merge=bool(merge))
-        if max_log is not None:
-            entry["max_log"] = max_log
-        if cwd is not None:
-            changes.setdefault(b"PWD", to_bytes("cwd", entry["cwd"]))
-        launch = {"argv": argv, "changes": changes, "environment": platform.environment(), "umask": None,
-                  "keep": self.keep,
-                  "startsecs": startsecs if is_shell(shown) else 0.0,
-                  "cwd": to_bytes("cwd", entry["cwd"]) if cwd is not None else None}
+
         with Translate("write to", self.db_path):
             self.store.make()
-            queued = queue is not None or bool(afters)
-            if queued:
-                entry.update({name: self._newest_runs(ids) for name, ids in afters.items()},
-                             status=QUEUED, format=FORMAT, queue=queue)
-            if job_id is None:
-                job_id = self._new_id(shown.split()[0] if isinstance(shown, str) else shown[0])
-            try:
-                with JobLock(self.store, job_id, create=True) as lock:
-                    record = self._needless(lock, entry, fresh_for, cwd is not None)
-                    if record is None:
-                        record = self._begin(lock, entry, launch, slots, first)
-            except (OSError, NodejobsError):
-                self.start_due()  # others may have waited for what could not be started, or for a lock that we had
-                raise
-
-            problems = self._serve(wait=queued)
-            record = self.store.again(record) or record  # somebody may have removed it
-            if record.cookie != entry["cookie"]:
-                self._say("%s is fresh: %s" % (job_id, record.status))
-                record["fresh"] = True
-            elif record.status == QUEUED:
-                record["error"] = record.error or problems.get(record.cookie) or problems.get(QUEUE, problems.get(self.db_path))
-            elif startsecs:
+            if queue is not None or after or after_ok:
+                launch.wait_for(queue, self._newest_runs(job_id, after), self._newest_runs(job_id, after_ok))
+            record = self._run(job_id or self._new_id(launch.program), launch, fresh_for, slots, first)
+            if record.status not in (QUEUED, *ENDED) and startsecs and not record.fresh:
                 record = Watched(self, record).wait(time.monotonic() + startsecs) or record
         self._reap()
-        self._say("%s: %s (run %s, pid %s)" % (job_id, record.status, record.run, record.last_pid))
+        self._say("%s: %s (run %s, pid %s)" % (record.self_id, record.status, record.run, record.last_pid))
         try:
             self.queue.place([record])
         except OSError as error:
-            self._say("cannot tell the place of %s: %s" % (job_id, error))  # it has one all the same
+            self._say("cannot tell the place of %s: %s" % (record.self_id, error))  # it has one all the same
         return record
 
-    def _begin(self, lock: JobLock, entry: "Dict[str, Any]", launch: "Dict[str, Any]", slots: "Optional[int]",
-               first: bool) -> "Any":
-        """Start a new run of a locked job, or queue it; return its record."""
-        if entry["status"] != QUEUED:
-            return self._start(dict(entry, run=self.store.new_run(lock, entry)), launch, lock)
-        if entry["cwd"] is None:
-            raise SchemaError("our working directory was deleted; say in which one the job shall start: cwd, --cwd")
-        launch.update(umask=platform.creation_mask(), cwd=to_bytes("cwd", entry["cwd"]))  # it may start in another locale
-        run = self.queue.add(lock, entry, launch, slots, first, self.python)
-        return self.store.read(lock.job_id, run, holding=True)
+    def _run(self, job_id: str, launch: "Launch", fresh_for: "Optional[float]", slots: "Optional[int]",
+             first: bool) -> "Any":
+        """Start a new run, or queue it, unless it is needless; return its record, or that of the run that is fresh."""
+        entry = launch.entry
+        try:
+            with JobLock(self.store, job_id, create=True) as lock:
+                record = self._needless(lock, launch, fresh_for)
+                if record is None and entry["status"] == QUEUED:
+                    launch.keep_place()
+                    run = self.queue.add(lock, entry, launch.order, slots, first, self.python)
+                    record = self.store.read(job_id, run, holding=True)
+                elif record is None:
+                    record = self._start(dict(entry, run=self.store.new_run(lock, entry)), launch.order, lock)
+        except (OSError, NodejobsError):
+            self.start_due()  # others may have waited for what could not be started, or for a lock that we had
+            raise
 
-    def _needless(self, lock: JobLock, entry: "Dict[str, Any]", fresh_for: "Optional[float]", same_cwd: bool) -> "Any":
+        problems = self._serve(wait=entry["status"] == QUEUED)
+        record = self.store.again(record) or record  # somebody may have removed it
+        if record.cookie != entry["cookie"]:
+            self._say("%s is fresh: %s" % (job_id, record.status))
+            record["fresh"] = True
+        elif record.status == QUEUED:
+            record["error"] = record.error or problems.get(record.cookie) or problems.get(QUEUE, problems.get(self.db_path))
+        return record
+
+    def _needless(self, lock: JobLock, launch: "Launch", fresh_for: "Optional[float]") -> "Any":
         """Return the record that makes another run of the locked job needless, if there is one."""
         last = self.store.read(lock.job_id, holding=True)
-        if last is not None and fresh_for is not None and last.command == entry["command"] and (
-                not same_cwd or last.cwd == entry["cwd"]) and (not last.ended or self._is_fresh(last, fresh_for)):
-            return last
-        if last is not None and last.status is None:
+        if last is None:
+            return None
+        if fresh_for is not None and launch.is_of(last):
+            ended_at = epoch_time(last.ended_at)
+            age = None if ended_at is None else time.time() - ended_at
+            if not last.ended or last.status == FINISHED and age is not None and 0 <= age <= fresh_for:
+                return last
+        if last.status is None:
             raise StoreError("not started: nobody can tell whether %r still runs, %s; run it as the user who "
                              "may read %s" % (lock.job_id, last.error, last.logdir), last.logdir)
-        if last is not None and not last.ended:
+        if not last.ended:
             raise JobRunning(last, "not started")
         return None
 
-    def _newest_runs(self, ids: "Sequence[str]") -> "List[List[Any]]":
-        """Return [id, run, cookie] of the newest runs of these jobs. That they exist leaves no room for a cycle."""
-        records = [known(self.store.read(job_id), job_id, None, self.db_path) for job_id in dict.fromkeys(ids)]
+    def _newest_runs(self, job_id: "Optional[str]", needed: "Union[str, Sequence[str]]") -> "List[List[Any]]":
+        """Return [id, run, cookie] of the newest runs that a job needs. That they exist leaves no room for a cycle."""
+        ids = dict.fromkeys([needed] if isinstance(needed, str) else needed)
+        if job_id in ids:
+            raise SchemaError("job %r cannot wait for itself" % job_id)
+        records = [known(self.store.read(each), each, None, self.db_path) for each in ids]
         return [[record.self_id, record.run, record.cookie] for record in records]
 
     def start_due(self) -> "Dict[str, str]":
@@ -4571,27 +4625,6 @@ class Jobs:
             raise NodejobsError("job %r waits in no queue: it is %s" % (job_id, after.status))
         return after
 
-    def _first_line(self, shown: "Union[str, List[str]]", cwd: "Union[None, str, os.PathLike[str]]",
-                    fields: "Dict[str, Any]") -> "Dict[str, Any]":
-        for key, value in fields.items():
-            if key in JobRecord.fields or key not in self.record_class.fields:
-                raise SchemaError("run() takes no %r; it takes the fields that record_class adds to JobRecord: %s"
-                                  % (key, ", ".join(set(self.record_class.fields) - set(JobRecord.fields)) or "none"))
-            self.record_class.check(key, value)
-        for key, field in self.record_class.fields.items():
-            if field.required and key not in JobRecord.fields and fields.get(key) is None:
-                raise SchemaError("%s.%s is required: pass %s=... to run()" % (self.record_class.__name__, key, key))
-        try:
-            to_json(fields)
-        except TypeError as error:
-            raise SchemaError("a field cannot be stored: %s" % error) from None
-        # Where ours was deleted, the command starts there all the same.
-        directory = full_path(os.fsdecode(cwd)) if cwd is not None else working_directory()
-        to_bytes("cwd", directory or "")
-        return dict({"status": STARTING, "self_id": None, "run": None, "command": shown, "cwd": directory,
-                     "format": 1, "user": platform.user(), "host": platform.host(),
-                     "boot_id": platform.boot_id(), "cookie": os.urandom(16).hex()}, **fields)
-
     def _new_id(self, program: str) -> str:
         """Make up an id that is new and says something: the program's name and four letters."""
         program = os.path.basename(program).lower()
@@ -4600,10 +4633,6 @@ class Jobs:
             job_id = program + "-" + "".join(["abcdefghijkmnpqrstuvwxyz23456789"[byte % 32] for byte in os.urandom(4)])
             if self.store.make_locked(self.store.job_dir(job_id)):
                 return job_id
-
-    def _is_fresh(self, record: "JobRecord", fresh_for: float) -> bool:
-        ended_at = epoch_time(record.ended_at)
-        return record.status == FINISHED and ended_at is not None and 0 <= time.time() - ended_at <= fresh_for
 
     def _start(self, entry: "Dict[str, Any]", launch: "Dict[str, Any]", lock: JobLock) -> "Any":
         """Start the monitor of a run of the locked job; return its record when the outcome of the start is known."""
