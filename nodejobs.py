@@ -252,6 +252,7 @@ def epoch_time(text: "Optional[str]") -> "Optional[float]":
         hour, minute, second = [float(part) for part in (text or "")[11:-1].split(":")]
     except ValueError:
         return None
+
     # The days of the Gregorian calendar, counting years from March; datetime would cost a call 1 ms to import.
     year -= month < 3
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * ((month + 9) % 12) + 2) // 5 + day - 719469
@@ -1461,6 +1462,7 @@ class ProcessTable(Posix):
                     family.add(pid)
                 if pid in family:
                     numbers.update((pid, *row[1:3]))
+
         groups |= numbers
         return {pid: row[3] for pid, row in mine if pid in family}
 
@@ -1513,11 +1515,13 @@ class ProcessTable(Posix):
             while members != frozen and time.monotonic() < last:
                 self.send_all(members, signal.SIGSTOP)
                 frozen, members = members, self.look(runs, groups)
+
             self.send_all(members, signal.SIGKILL)
             self.kill_groups(runs, groups)
             for pid in members:
                 self.await_end(pid, members[pid], min(last, time.monotonic() + 1.0))
             members = self.look(runs, groups)
+
         self.kill_groups(runs, groups)
         return [sorted(self.look([(run, known)], groups) if members else self.hunt(run)) for run, known in runs]
 
@@ -2814,6 +2818,11 @@ class Store:
             return self.read_newest(job_id, directory, holding)
         return self.read_run(job_id, directory, run, holding)
 
+    def read_all(self, job_id: str, directory: str, holding: bool = False) -> "List[Any]":
+        """Return the records of all runs of a job, the oldest first."""
+        records = [self.read(job_id, run, holding) for run in self.runs(directory)]
+        return [record for record in records if record is not None]
+
     def again(self, record: "JobRecord", holding: bool = False) -> "Any":
         """Return the record of the same run as it is now; None if that was removed.
 
@@ -2857,6 +2866,7 @@ class Store:
             here = state.get("boot_id") == platform.boot_id()
             left = platform.remaining(Run(state), dict(state["left_behind"])) if here else {}
             state["left_behind"] = [[pid, left[pid]] for pid in sorted(left)] or None
+
         record = self.record_class.trusted(self.blank)
         stdout_path = logdir + SEP + STDOUT_LOG
         dict.update(record, state, self_id=job_id, run=run, dirname=logdir.split(SEP)[-2], logdir=logdir,
@@ -2904,9 +2914,11 @@ class Store:
             fields = self.record_class.fields
             wrong = [key for key, value in state.items() if key not in fields and not is_shallow(value)
                      or key in fields and (fields[key].derived or not fields[key].accepts(value))]
+
         for key in self.fits.keys() & state.keys():
             if key not in wrong and state[key] is not None and not self.fits[key](state[key]):
                 wrong.append(key)
+
         if state.get("status", STARTING) is None:
             wrong.append("status")
         for key in wrong:
@@ -3439,11 +3451,13 @@ def monitor_boot() -> None:
     scope = globals()
     packed, order = marshal.loads(sys.stdin.buffer.read(int(sys.argv[1])))
     parts = marshal.loads(packed)
+
     function: "Any" = type(lambda: 0)
     for part in parts.values():
         part.update({name: function(value[0], scope, name, value[1])
                      for name, value in part.items() if isinstance(value, list)})
     scope.update(parts.pop(""))
+
     scope.update({name: type(name, (), part) for name, part in parts.items()})
     scope["platform"] = scope["Platform"]()
     scope["Monitor"](order).main()
@@ -4337,9 +4351,11 @@ class Stop:
             raise CannotStop(record, [], "its processes are not known: %s; "
                                          "look for NODEJOBS_ID=%s in the environments that `ps axeww` shows"
                              % (record.error, printable(record.self_id)))
+
         if not record.ended and record.boot_id != platform.boot_id():
             raise CannotStop(record, [record.last_pid], "it runs on another machine or in another pid namespace (%s); "
                                                         "stop it there" % record.host)
+
         for each in [record, *self.jobs.history(self.job_id)]:
             left = each.run < record.run and (each.left_behind or each.status == LOST)
             known = each.boot_id == platform.boot_id() and None not in (each.last_pid, each.cookie)
@@ -4380,6 +4396,7 @@ class Stop:
         if record.ended or os.environ.get("NODEJOBS_COOKIE") == record.cookie:  # we are of it: it ends after us
             self.record = self.store.again(record)
             return
+
         self.record = watched.wait(time.monotonic() + KILL_SECONDS)
         monitor = record.monitor_pid or 0
         trying = (platform.start_time(monitor) == record.monitor_start
@@ -4389,6 +4406,7 @@ class Stop:
                 "status": STOPPED, "ended_at": iso_time(time.time()),
                 "error": "its monitor had been killed before, so its exit code is unknown"}, record.cookie)
             self.record = self.store.again(record)
+
         if self.record is not None and not self.record.ended:
             raise what_holds(self.record)
 
@@ -4410,6 +4428,43 @@ def what_holds(record: "Any") -> CannotStop:
                                                  "`kill -CONT %d`" % (monitor, monitor))
     return CannotStop(record, [monitor], "its processes are gone, but its monitor, pid %d, has not written the end "
                                          "for %d s" % (monitor, KILL_SECONDS))
+
+
+def age_of(record: "JobRecord") -> float:
+    """Return how many seconds ago a run ended, at the least."""
+    ended_at = epoch_time(record.ended_at or record.last_update)
+    age = float("-inf") if ended_at is None else time.time() - ended_at
+    if record.boot_id == platform.boot_id() and record.started_clock is not None and record.duration is not None:
+        # A machine without a clock starts in the past, and then sets it: what ran before is not older for that.
+        age = min(age, time.monotonic() - record.started_clock - record.duration)
+    return age
+
+
+def prune_job(jobs: "Jobs", job_id: str, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
+    """Delete those runs of a job that `Jobs.prune` is asked to; return their records."""
+    try:
+        with JobLock(jobs.store, job_id, create=False) as lock:
+            records = jobs.store.read_all(job_id, lock.path, holding=True)
+            doomed: "List[Any]" = []
+            for newer, record in enumerate(reversed(records)):
+                old = older_than is not None and age_of(record) > older_than
+                if record.ended and (old or keep is not None and newer >= keep):
+                    (jobs.spared if record.left_behind else doomed).append(record)
+
+            if len(doomed) == len(records):
+                foreign = jobs.store.discard_job(lock.path)
+                if doomed:
+                    doomed[0]["foreign"] = foreign or None
+            else:
+                for record in reversed(doomed):
+                    record["foreign"] = jobs.store.discard(record.logdir) or None
+            return doomed
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # removed meanwhile, or no job
+    except PermissionError as error:
+        if jobs.store.unreadable(job_id, jobs.store.job_dir(job_id), error) is not None:
+            raise
+        return []
 
 
 class Jobs:
@@ -4458,13 +4513,11 @@ class Jobs:
         job_id     by default one is made up, readable and new
         cwd        its working directory, and its $PWD; by default ours
         envs       environment variables on top of ours; None as a value unsets one
-        startsecs  watch it for so many seconds, and return the moment it ends; with 0, return as soon as
-                   its exec is known to have succeeded. A shell (also ["bash", "-c", LINE]) that ends with 126 or 127
-                   within this time could not start what it was given: failed_start
+        startsecs  watch it for so many seconds, and return the moment it ends; with 0, when its exec has succeeded.
+                   A shell (also ["bash", "-c", LINE]) that ends with 126 or 127 within this time: failed_start
         fresh_for  if the last run was of the same command (and in `cwd`, where that is given), and finished with
                    success within so many seconds, or is queued or runs now, return its record and start nothing
-        timeout    seconds after which its whole tree is ended (SIGTERM, 5 s, SIGKILL): failed; what it leaves
-                   behind when it ends earlier is not limited
+        timeout    seconds after which its whole tree is ended; what it leaves behind when it ends earlier is not
         merge      send its stderr to stdout.log too, in order
         max_log    bytes that its logs may take together, half of them each stream's: the oldest output is dropped
                    for the newest. The monitor moves it then, so who kills that breaks the command's output
@@ -4677,10 +4730,12 @@ class Jobs:
         changes = dict(launch["changes"])
         changes.update(zip(OUR_VARIABLES, (job_id.encode("utf-8", "surrogateescape"), b"%d" % entry["run"],
                                            os.fsencode(self.db_path), entry["cookie"].encode())))
+
         path = changes.get(b"PATH", environment.get(b"PATH")) or os.defpath.encode()
         argv = launch["argv"]
         line = argv[0] if isinstance(entry["command"], str) else None
         directory, queued = self.store.run_dir(job_id, entry["run"]), entry.get("queued_at") is not None
+
         noted = {"status": STARTING, "boot_id": platform.boot_id(), "host": platform.host()}  # not where it was queued
         return {
             **{key: entry.get(key) for key in ("cookie", "merge", "max_log", "timeout")},
@@ -4900,7 +4955,7 @@ class Jobs:
         """Return the records of all runs that are kept, the oldest first; [] if there is no such job."""
         with Translate("read", self.db_path):
             directory = self.store.job_dir(job_id)
-            return [] if os.path.islink(directory) else self._runs_of(job_id, directory)
+            return [] if os.path.islink(directory) else self.store.read_all(job_id, directory)
 
     def remove(self, job_id: str) -> "Any":
         """Delete a job, all its runs and logs; return the record of its newest run.
@@ -4917,7 +4972,7 @@ class Jobs:
                     self.start_due()  # what needs it sees that it was stopped, before it is gone
                 with JobLock(self.store, job_id, create=False) as lock:
                     record = known(self.store.read(job_id, holding=True), job_id, None, self.db_path)
-                    for each in [record, *self._runs_of(job_id, lock.path, holding=True)]:
+                    for each in [record, *self.store.read_all(job_id, lock.path, holding=True)]:
                         if not each.ended or each.left_behind:
                             raise JobRunning(each, "not removed")
                     record["foreign"] = self.store.discard_job(lock.path) or None
@@ -4948,52 +5003,13 @@ class Jobs:
         with Translate("remove from", self.db_path):
             # Without a filter also what a launcher that was killed before its first line has left: no record at all.
             for job_id in self.list_status(filter) if filter else dict(self.store.job_dirs()):
-                removed += self._prune_job(job_id, older_than, keep)
+                removed += prune_job(self, job_id, older_than, keep)
             if removed:
                 self.store.sweep()
             self._serve(wait=False)
             if os.path.isdir(self.queue.path):
                 self.queue.tidy()
         return removed
-
-    def _age(self, record: "JobRecord") -> float:
-        """Return how many seconds ago a run ended, at the least."""
-        ended_at = epoch_time(record.ended_at or record.last_update)
-        age = float("-inf") if ended_at is None else time.time() - ended_at
-        if record.boot_id == platform.boot_id() and record.started_clock is not None and record.duration is not None:
-            # A machine without a clock starts in the past, and then sets it: what ran before is not older for that.
-            age = min(age, time.monotonic() - record.started_clock - record.duration)
-        return age
-
-    def _runs_of(self, job_id: str, directory: str, holding: bool = False) -> "List[Any]":
-        """Return the records of all runs of a job, the oldest first."""
-        records = [self.store.read(job_id, run, holding) for run in self.store.runs(directory)]
-        return [record for record in records if record is not None]
-
-    def _prune_job(self, job_id: str, older_than: "Optional[float]", keep: "Optional[int]") -> "List[Any]":
-        try:
-            with JobLock(self.store, job_id, create=False) as lock:
-                records = self._runs_of(job_id, lock.path, holding=True)
-                doomed: "List[Any]" = []
-                for newer, record in enumerate(reversed(records)):
-                    old = older_than is not None and self._age(record) > older_than
-                    if record.ended and (old or keep is not None and newer >= keep):
-                        (self.spared if record.left_behind else doomed).append(record)
-
-                if len(doomed) == len(records):
-                    foreign = self.store.discard_job(lock.path)
-                    if doomed:
-                        doomed[0]["foreign"] = foreign or None
-                else:
-                    for record in reversed(doomed):
-                        record["foreign"] = self.store.discard(record.logdir) or None
-                return doomed
-        except (FileNotFoundError, NotADirectoryError):
-            return []  # removed meanwhile, or no job
-        except PermissionError as error:
-            if self.store.unreadable(job_id, self.store.job_dir(job_id), error) is not None:
-                raise
-            return []
 
 
 # ------ 8. command line ------
