@@ -920,7 +920,7 @@ class Posix:
         return os.open(path, flags, mode)
 
     def move(self, path: str, to: str) -> None:
-        """Rename a directory, of which we may have the lock, whole and at once; OSError if it cannot go now."""
+        """Rename a directory, of which we may have the lock, or put a file in another's place; OSError if it cannot go."""
         os.rename(path, to)
 
     def distrust(self, path: str) -> "Tuple[str, str]":
@@ -1926,7 +1926,7 @@ class Windows(Posix):
         deadline = time.monotonic() + 1.0
         while True:
             try:
-                return os.rename(path, to)
+                return os.replace(path, to)
             except PermissionError:  # a reader, or a search for viruses, may have a file open for a moment
                 if time.monotonic() >= deadline:
                     raise PermissionError(errno.EACCES, "a file in it is open in another program", path) from None
