@@ -8702,7 +8702,7 @@ class TestEverywhere:
         assert (record["status"], record["exit_code"], record["signal"]) == ("stopped", None, "SIGKILL")
         assert puppet.is_gone() and child.is_gone()
         within = nj.puppet("c")
-        within.order("import subprocess; subprocess.call(%r)" % [nj.target.python, nj.target.file, "stop", "c"])
+        within.order("import subprocess; subprocess.call(%r)" % ([nj.target.python, nj.target.file, "stop", "c"],))
         assert nj("wait", "c").returncode == 137 and within.is_gone()
         assert nj.json("status", "c")["status"] == "stopped"
         assert nj("run", "--id", "b", "--timeout", "3s", "--wait", "--", *nj.say("import time; time.sleep(3600)")
