@@ -920,7 +920,7 @@ class Posix:
         return os.open(path, flags, mode)
 
     def move(self, path: str, to: str) -> None:
-        """Rename a directory, of which we may have the lock, or put a file in another's place; OSError if it cannot go."""
+        """Rename a directory, of which we may have the lock, or put a file in another's place; OSError if it cannot."""
         os.rename(path, to)
 
     def distrust(self, path: str) -> "Tuple[str, str]":
