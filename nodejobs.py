@@ -81,11 +81,11 @@ The protocol. Code that keeps a rule names it.
     else is in DB is somebody's, and stays.
 11. What is queued is files and no process: a journal that begins with "queued", a ticket whose number is its place, and
     beside the journal what it takes to start it, which is deleted when the pid is in the journal. Runs that were started
-    and have not ended fill a queue's slots. Who starts one marks its ticket as taken under the queue's lock, lets go of
-    that, takes the job's, and writes "starting", if the run is queued still. If that is left without a pid (4), it is
-    queued again; so is what fails for want of something (room on the disk, descriptors, processes), as that says nothing
-    about the job. Who has the job's lock may take the queue's, never the other way round. Every monitor that ends and
-    every call that may write starts what is due.
+    and have not ended fill a queue's slots. Whoever starts one marks its ticket as taken under the queue's lock, lets go
+    of that lock, and takes the job's: if the run is queued still, he starts it, and its monitor notes that with the
+    pid. Until then it is queued, though he may be killed, or may lack something (room on the disk, descriptors,
+    processes), as that says nothing about the job. Whoever has a job's lock may take the queue's, never the other way
+    round. Every monitor that ends and every call that may write starts what is due.
 12. A run is its id, number and cookie: whoever looks at it again compares all three.
 
 On Windows a lock is held by whoever has its file open for writing (3); the command's process is made suspended,

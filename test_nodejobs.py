@@ -3054,7 +3054,7 @@ def test_no_cycle_comes_about_when_ids_are_used_again(line, jobs):
 
 
 def test_what_cannot_be_queued_so_is_refused(jobs, store):
-    for options in ({"queue": ""}, {"queue": 7}, {"queue": "x" * 256}, {"queue": "q", "slots": 0},
+    for options in ({"queue": ""}, {"queue": 7}, {"queue": "x" * 201}, {"queue": "q", "slots": 0},
                     {"queue": "q", "slots": True}, {"queue": "q", "slots": "2"}, {"slots": 2}, {"first": True},
                     {"queue": "q", "slots": -1}, {"after": [7]}, {"after_ok": [""]}):
         with pytest.raises((SchemaError, UnknownJob)):
@@ -3561,6 +3561,66 @@ def test_a_queued_job_that_its_starter_did_not_get_to_is_still_queued(line, jobs
     line.end("a")
     line.until("running", "b")
     assert line.order(2) == ["a", "b"]
+
+
+def test_what_a_killed_starter_has_taken_fills_its_slot_and_is_started_by_the_next_end_of_a_job(line, jobs, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+    line.run("a", queue="q")
+    jobs.resume("other", 1)
+    jobs.pause("other")
+    for job_id in "bc":
+        line.run(job_id, queue="other")
+    monkeypatch.setattr(jobs.queue, "start", killed)
+    with pytest.raises(Killed):
+        jobs.resume("other")
+    monkeypatch.undo()
+    assert jobs.queues()["other"].waiting == ["b", "c"] and jobs.get_status("b").position == 1
+    line.end("a")
+    line.until("running", "b")
+    assert jobs.get_status("c").status == "queued" and jobs.queues()["other"].running == ["b"]
+    line.end("b")
+    line.until("running", "c")
+    assert line.order(3) == ["a", "b", "c"]
+
+
+def test_what_is_taken_from_a_queue_that_is_then_paused_waits_until_it_is_resumed(line, jobs, monkeypatch):
+    line.run("a", queue="q", slots=2)
+    real = jobs.queue.take_due
+
+    def paused_then(*words):
+        due = real(*words)
+        jobs.queue.set("q", paused=True)
+        return due
+    monkeypatch.setattr(jobs.queue, "take_due", paused_then)
+    assert line.run("b", queue="q").status == "queued"
+    monkeypatch.undo()
+    assert jobs.start_due() == {} and jobs.queues()["q"].waiting == ["b"]
+    assert jobs.resume("q").running == ["a", "b"]
+
+
+def test_what_version_1_0_has_queued_is_told_and_not_started_and_can_be_stopped_and_removed(line, jobs, cli, store):
+    record = line.run("new", queue="q")
+    line.run("old", queue="q")
+    line.run("other", queue="q")
+    for job_id in ("old", "other"):  # their tickets and spools lie in a directory that we do not look into
+        old = jobs.get_status(job_id)
+        ticket, = (store / ".queue").glob("*-%s.*" % old.cookie)
+        (store / ".queues" / "q").mkdir(parents=True, exist_ok=True)
+        ticket.rename(str(store / ".queues" / "q" / ("500000001-%s.waiting" % old.cookie)))
+        next(store.glob("*/*/%s.launch" % old.cookie)).unlink()
+    line.end("new")
+    assert jobs.wait("new").status == "finished" and jobs.start_due() == {} and jobs.get_status("new").run == record.run
+    told = "nodejobs 1.0 has queued it"
+    assert told in jobs.get_status("old").error and told in jobs.list_status()["old"].error
+    assert told in cli("status", "old").stdout and jobs.get_status("old").status == "queued"
+    assert jobs.wait("old", 0.1).status == "queued" and line.order(1) == ["new"]
+    assert jobs.stop("old").status == "stopped" and jobs.remove("other").status == "stopped"
+    assert line.run("old", queue="q").status == "running"
+    assert sorted(os.listdir(str(store))) == [".queue", ".queues", "new", "old"]
 
 
 @needs_root

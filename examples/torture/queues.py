@@ -155,7 +155,7 @@ class Line:
         problems = ["processes: %s" % processes_of(self.store)] * bool(processes_of(self.store))
         problems += ["workers: %s" % self.workers()] * bool(self.workers())
         files = [str(path.relative_to(self.store)) for path in self.store.glob("**/*")]
-        files = [name for name in files if name.endswith(".spool")]
+        files = [name for name in files if name.endswith(".launch")]
         return problems + ["left over: %s" % files] * bool(files)
 
     def clean(self):
@@ -247,17 +247,20 @@ class Struck(Line):
                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             eventually(lambda: is_traced(monitor))
         else:
-            path, = self.store.glob(".queues/.*/starter")
+            path, = self.store.glob(".queue/starter")
             wrapper = self.place / "starter"
             wrapper.write_text("#!/bin/sh\nexec %s %s \"$@\"\n" % (" ".join(self.strace(blow)), PYTHON))
             wrapper.chmod(0o755)
-            path.write_bytes(os.fsencode(str(wrapper)) + path.read_bytes()[path.read_bytes().index(b"\n"):])
+            whole = path.read_bytes()
+            path.write_bytes(os.fsencode(str(wrapper)) + whole[whole.index(b"\n"):])
         self.release(self.a)
         if self.role == "starter":  # it may not be there yet when the monitor is gone
             eventually(self.text)
         eventually(lambda: not is_alive(monitor))
         names = (self.a, "nodejobs-starter")  # twice: a look at /proc can miss what forks and ends
         eventually(lambda: not is_alive(monitor) and not self.workers(names) and not self.workers(names))
+        if self.role == "starter":
+            path.write_bytes(whole)
         return None
 
     def meet(self):
@@ -711,7 +714,7 @@ def unborn(room):
         case.meet()
         eventually(lambda: case.jobs.get_status(case.b).last_pid)
         record = case.jobs.get_status(case.b)
-        eventually(lambda: not list(case.store.glob(".queues/.*/%s.spool" % record.cookie))
+        eventually(lambda: not list(case.store.glob("*/*/%s.launch" % record.cookie))
                    and state_of(record.monitor_pid) == "S")
         end([record.monitor_pid])  # it has permitted the command to execute
         problems = []
