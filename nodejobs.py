@@ -1387,7 +1387,7 @@ class ProcessTable(Posix):
         try:
             # The C half of ctypes costs 0.08 MB and half a millisecond, a tenth of the whole. Minimal Pythons lack it.
             import _ctypes as ffi
-            if hasattr(ffi, "call_function"):
+            if hasattr(ffi, "dlsym"):
                 ffi.call_function(ffi.dlsym(ffi.dlopen(None, 0), name), words)
             else:  # PyPy
                 import ctypes
@@ -3463,7 +3463,7 @@ def monitor_boot() -> None:
     scope["Monitor"](order).main()
 
 
-FUNCTION = type(monitor_boot)
+CODE = type(monitor_boot.__code__)  # of a function of ours: PyPy's own ones have another kind
 VALUES = (bool, int, float, str, bytes, tuple)
 ROOMS = dict(globals())  # what a monitor may use of this file: this room and those above it
 packed: "Dict[Any, bytes]" = {}
@@ -3473,7 +3473,7 @@ def names_in(code: "Any") -> "Set[str]":
     """Return the names of all globals and attributes that some code uses, and of what it imports."""
     names = set(code.co_names)
     for part in code.co_consts:
-        if isinstance(part, type(code)):  # a function within the function
+        if isinstance(part, CODE):  # a function within the function
             names |= names_in(part)
     return names
 
@@ -3497,10 +3497,10 @@ def pack(system: "Type[Posix]", timeout: bool) -> bytes:
     found = set(names)
     for name in names:  # which grows
         for scope, part in parts.items():
-            value = scopes[scope].get(name)
+            value: "Any" = scopes[scope].get(name)
             if isinstance(value, VALUES):
                 part[name] = value
-            elif isinstance(value, FUNCTION):
+            elif isinstance(getattr(value, "__code__", None), CODE):
                 part[name] = [value.__code__, value.__defaults__]
                 new = names_in(value.__code__) - found
                 found |= new
