@@ -3510,7 +3510,7 @@ def pack(system: "Type[Posix]", timeout: bool) -> bytes:
 
 
 STARTER = ("import sys,marshal;sys.implementation.hexversion==%d or sys.exit(3);scope={'__name__':'nodejobs'};"
-           "exec(marshal.load(open(0,'rb',closefd=False)),scope);jobs=scope['Jobs'](sys.argv[1]);"
+           "exec(marshal.loads(open(0,'rb',closefd=False).read()),scope);jobs=scope['Jobs'](sys.argv[1]);"
            "jobs.queue.has_starter=True;jobs.queue.patience=%f;jobs.start_due()" % (
                sys.implementation.hexversion, RETRY_SECONDS))
 OURSELVES = sys._getframe().f_code  # all of this file, wherever it was read from
