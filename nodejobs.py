@@ -2769,16 +2769,17 @@ class Store:
         if os.path.lexists(path):
             return False
         fresh = self.aside("new")
+        os.mkdir(fresh, 0o755)
         try:
-            os.mkdir(fresh, 0o755)
             os.close(platform.open(fresh + SEP + LOCK, os.O_WRONLY | os.O_CREAT, 0o600))
             os.rename(fresh, path)
             return True
-        except OSError:
+        except OSError as error:
             self.sweep(fresh)
-            if not os.path.lexists(path):
-                raise
-            return False  # somebody else has made it at the same time
+            # Somebody else has made it at the same time; or has swept ours away, as if it had been left behind.
+            if os.path.lexists(path) or isinstance(error, FileNotFoundError):
+                return False
+            raise
 
     def job_dir(self, job_id: str) -> str:
         return self.path + SEP + escape_id(job_id)
