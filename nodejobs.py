@@ -3571,6 +3571,8 @@ def ticket_name(number: int, cookie: str, kind: str, queue: "Optional[str]") -> 
 class Ticket:
     """A run's place in its queue, or in none (None), as the name of its file says."""
 
+    logdir = ""  # the run's directory, once the file was read
+
     def __init__(self, name: str) -> None:
         self.name, self.number, self.cookie = name, int(name[:9]), name[10:42]
         self.kind, _, queue = name[43:].partition(".")
@@ -3614,21 +3616,20 @@ class Queue:
         tickets = [Ticket(name) for name in names if name[:9].isdecimal()]
         return [ticket for ticket in tickets if ticket.kind in (DEPENDENT, WAITING, TAKEN, STARTED)]
 
-    def run_of(self, ticket: Ticket) -> "Tuple[str, int]":
-        """Return id and number of a ticket's run; ("", 0) if the ticket does not say."""
+    def holder(self, ticket: Ticket) -> "Any":
+        """Return the record of a ticket's run; None if there is none, or none any more."""
         try:
             text = (read_journal(self.path + SEP + ticket.name) or b"").decode("ascii", "replace")
         except OSError as error:
             if error.errno not in NOT_OURS:
                 raise
-            text = ""
+            return None
         name, _, run = text.strip().rpartition("/")
-        return (unescape_id(name) or "", int(run)) if name and is_run_name(run) else ("", 0)
-
-    def holder(self, ticket: Ticket) -> "Any":
-        """Return the record of a ticket's run; None if there is none, or none any more."""
-        job_id, run = self.run_of(ticket)
-        record = self.store.read(job_id, run) if job_id else None
+        job_id = unescape_id(name) if name and is_run_name(run) else None
+        if job_id is None:
+            return None
+        ticket.logdir = self.store.run_dir(job_id, int(run))
+        record = self.store.read(job_id, int(run))
         if record is None or record.cookie is None or (record.cookie, record.queue) == (ticket.cookie, ticket.queue):
             return record
         return None
@@ -3641,9 +3642,8 @@ class Queue:
 
     def drop(self, ticket: Ticket) -> None:
         """Take out a run that is over, or of which there is none, with what would have started it. The lock is ours."""
-        job_id, run = self.run_of(ticket)
-        if job_id:
-            unlink(launch_path(self.store.run_dir(job_id, run), ticket.cookie))
+        if ticket.logdir:
+            unlink(launch_path(ticket.logdir, ticket.cookie))
         unlink(self.path + SEP + ticket.name)
 
     def replace(self, name: str, mode: int, content: bytes) -> None:
