@@ -2632,7 +2632,8 @@ class JobLock(Lock):
         if self.create:
             self.store.make_locked(self.path)
         try:
-            if not is_our_job(self.path):
+            # More than one look, as somebody may remove the job, or runs of it, in the middle of one.
+            if not any(is_our_job(self.path) for _ in range(5)):
                 if not self.create:
                     raise NotADirectoryError(errno.ENOTDIR, "it is no job", self.path)
                 raise StoreError("%s was not made by nodejobs, or holds what was not, so no job can have that id; move "
