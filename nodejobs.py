@@ -3798,11 +3798,11 @@ class Queue:
                                         DEPENDENT if "after" in entry or "after_ok" in entry else WAITING, queue))
 
             def prepare(run: int) -> None:
-                directory = self.store.run_dir(lock.job_id, run)
-                name = "/".join(directory.split(SEP)[-2:]) + "\n"
+                ticket.logdir = self.store.run_dir(lock.job_id, run)
+                name = "/".join(ticket.logdir.split(SEP)[-2:]) + "\n"
                 write_new(self.path + SEP + ticket.name, 0o644, name.encode())
                 # Version 2 of marshal is the same in all Pythons.
-                write_new(launch_path(directory, cookie), 0o600, marshal.dumps(launch, 2))
+                write_new(launch_path(ticket.logdir, cookie), 0o600, marshal.dumps(launch, 2))
             entry["queued_at"] = iso_time(time.time())  # under the lock: in the order of the tickets
             try:
                 return self.store.new_run(lock, entry, prepare)
