@@ -323,7 +323,8 @@ def read_as_python(text: str) -> "Any":
     def unescape(found: "Any") -> str:
         escape = found.group()
         if len(escape) > 2:
-            return str(escape.encode("ascii").decode("unicode_escape").encode("utf-16", "surrogatepass").decode("utf-16"))
+            halves = escape.encode("ascii").decode("unicode_escape")
+            return str(halves.encode("utf-16", "surrogatepass").decode("utf-16"))
         return "/" if escape == "\\/" else str(escape)
 
     python = re.sub(JSON_STRING, lambda found: re.sub(JSON_ESCAPE, unescape, found.group()), text)
@@ -641,39 +642,50 @@ class JobRecord(BaseData):
 
     self_id = Field(str, required=True, doc="the job's id")
     run = Field(int, doc="number of this run of the job: 1, 2, 3 ...")
-    status = Field(str, fits=STATUSES.__contains__, doc="one of JobRecord.Status; None where the journal may not be read")
+    status = Field(str, fits=STATUSES.__contains__,
+                   doc="one of JobRecord.Status; None where the journal may not be read")
     command = Field((str, list), fits=are_words, doc="as it was given: a list, or a shell command line")
-    exit_code = Field(int, fits=between(0, MOST_EXIT_CODE), doc="what the command returned; None if a signal killed it, or it runs, or is lost")
+    exit_code = Field(int, fits=between(0, MOST_EXIT_CODE),
+                      doc="what the command returned; None if a signal killed it, or it runs, or is lost")
     signal = Field(str, doc='name of the signal that killed it, such as "SIGKILL"; else None')
     error = Field(str, doc="in words, what went wrong; None if nothing did")
     errno = Field(int, doc="error number of a start that failed")
     started_at = Field(str, doc="when the command was started")
     ended_at = Field(str, doc="when it ended")
-    fresh = Field(bool, derived=True, doc="in what `run` returns: whether nothing was started, since this run is fresh or active")
+    fresh = Field(bool, derived=True,
+                  doc="in what `run` returns: whether nothing was started, since this run is fresh or active")
     duration = Field(float, fits=is_amount, doc="seconds from start to end, or until now, by a clock that nobody sets")
     cpu_seconds = Field(float, doc="processor time, user and system, of the command and of what has ended before it")
-    max_rss_kb = Field(int, fits=is_amount, doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
+    max_rss_kb = Field(int, fits=is_amount,
+                       doc="largest resident set of one process, in KiB (not below the monitor's, some 6000)")
     last_update = Field(str, doc="when the state last changed")
     last_pid = Field(int, fits=is_pid, doc="process id of the command itself")
-    monitored = Field(bool, derived=True, doc="while it is active: whether its monitor lives, which will know the exit code")
+    monitored = Field(bool, derived=True,
+                      doc="while it is active: whether its monitor lives, which will know the exit code")
     monitor_pid = Field(int, fits=is_pid, doc="process id of the monitor")
     monitor_start = Field(int, doc="start time of monitor_pid, in clock ticks since boot")
     cwd = Field(str, doc="working directory of the command")
     host = Field(str, doc="name of the machine that ran it")
     user = Field(str, doc="name of the user who ran it")
     timeout = Field(float, fits=is_amount, doc="seconds that it may run")
-    max_log = Field(int, fits=between(LEAST_LOG, float("inf")), doc="bytes that its logs may take together; the oldest output is dropped for the newest")
+    max_log = Field(int, fits=between(LEAST_LOG, float("inf")),
+                    doc="bytes that its logs may take together; the oldest output is dropped for the newest")
     dropped_bytes = Field(int, doc="bytes of output that were dropped because of max_log")
-    suspended = Field(bool, derived=True, doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
-    left_behind = Field(list, fits=are_processes, doc="[pid, start time] of what its command left in the background and still runs")
-    ended_pids = Field(list, derived=True, doc="in what `stop` returns: pids of what ended runs had left behind, and it has ended")
-    foreign = Field(list, derived=True, doc="in what `remove` and `prune` return: paths that stay, since nodejobs did not make them")
+    suspended = Field(bool, derived=True,
+                      doc="while it is active: whether a signal (SIGSTOP) has suspended the command")
+    left_behind = Field(list, fits=are_processes,
+                        doc="[pid, start time] of what its command left in the background and still runs")
+    ended_pids = Field(list, derived=True,
+                       doc="in what `stop` returns: pids of what ended runs had left behind, and it has ended")
+    foreign = Field(list, derived=True,
+                    doc="in what `remove` and `prune` return: paths that stay, since nodejobs did not make them")
     merge = Field(bool, default=False, doc="stderr goes into stdout.log")
     queue = Field(str, fits=is_name, doc="the queue that it was put into")
     queued_at = Field(str, doc="when")
     position = Field(int, derived=True, doc="while it is queued: its place in that queue; 1 is the next")
     after = Field(list, fits=are_runs, doc="[id, run, cookie] of each run that must have ended before it may start")
-    after_ok = Field(list, fits=are_runs, doc="the same of those that must have finished; otherwise it is never started")
+    after_ok = Field(list, fits=are_runs,
+                     doc="the same of those that must have finished; otherwise it is never started")
     due_since = Field(str, doc="when it might have started, had there been room in its queue")
     waits_for = Field(list, derived=True, doc="while it is queued: the ids of those that have not ended yet")
     stop_signal = Field(str, doc="name of the signal with which it was asked to stop")
@@ -3184,7 +3196,8 @@ def start_next(order: "Dict[str, Any]") -> None:
     """
     try:
         names = os.listdir(order["queue"])
-        if any([name[:9].isdigit() and b".started." not in name and order["cookie"].encode() not in name for name in names]):
+        others = [name for name in names if name[:9].isdigit() and order["cookie"].encode() not in name]
+        if any([b".started." not in name for name in others]):
             starter = platform.open(order["queue"] + b"/starter", os.O_RDONLY, 0)
             python, stub = os.read(starter, 4096).split(b"\n")[:2]
             os.lseek(starter, len(python) + len(stub) + 2, 0)
@@ -3718,7 +3731,8 @@ class Queue:
     def write_states(self, states: "Iterable[QueueRecord]") -> None:
         """Write how the queues stand. The lock is ours."""
         os.close(platform.open(self.path + SEP + JOURNAL, os.O_RDWR | os.O_CREAT))  # it must be a file, if any
-        lines = [to_json({key: state[key] for key in ("queue", "slots", "paused", "paused_by", "error")}) for state in states]
+        keys = ("queue", "slots", "paused", "paused_by", "error")
+        lines = [to_json({key: state[key] for key in keys}) for state in states]
         self.replace(JOURNAL, 0o644, "".join([line + "\n" for line in lines]).encode())
 
     def queues(self) -> "Dict[str, QueueRecord]":
@@ -3763,7 +3777,8 @@ class Queue:
                 record["position"] = places[record.cookie] if record.queue is not None else None
             elif getattr(self.store.again(record), "status", None) == QUEUED:
                 record["error"] = record.error or self.why_lost()
-            record["waits_for"] = [job_id for job_id, other, _ in self.needs(record) if other is not None and not other.ended]
+            record["waits_for"] = [job_id for job_id, other, _ in self.needs(record)
+                                   if other is not None and not other.ended]
 
     def places(self) -> "Dict[str, int]":
         """Return {cookie: how many of its queue wait before it, and it}."""
@@ -4587,7 +4602,8 @@ class Jobs:
             self._say("%s is fresh: %s" % (job_id, record.status))
             record["fresh"] = True
         elif record.status == QUEUED:
-            record["error"] = record.error or problems.get(record.cookie) or problems.get(QUEUE, problems.get(self.db_path))
+            of_all = problems.get(QUEUE, problems.get(self.db_path))
+            record["error"] = record.error or problems.get(record.cookie) or of_all
         return record
 
     def _needless(self, lock: JobLock, launch: "Launch", fresh_for: "Optional[float]") -> "Any":
@@ -5516,7 +5532,8 @@ def exit_text(code: int) -> str:
 SHOWN = ("exit_code signal stopped_by stop_signal command cwd run queue queued_at started_at ended_at duration timeout "
          "cpu_seconds max_rss_kb dropped_bytes last_pid user host merge stdout_path stderr_path").split()
 WRITERS: "Dict[str, Any]" = {
-    "exit_code": exit_text, "command": command_text, "queued_at": local_time, "started_at": local_time, "ended_at": local_time,
+    "exit_code": exit_text, "command": command_text,
+    "queued_at": local_time, "started_at": local_time, "ended_at": local_time,
     "duration": human_seconds, "timeout": human_seconds, "cpu_seconds": human_seconds}
 
 
