@@ -3716,8 +3716,8 @@ class Queue:
             state.error = wrong or state.error
         return {queue: states[queue] for queue in sorted(states)}
 
-    def set(self, queue: str, slots: "Optional[int]" = None, paused: "Optional[bool]" = None) -> None:
-        """Change how a queue stands, or make it; None leaves it as it is. The lock is ours."""
+    def set(self, queue: str, slots: "Optional[int]" = None, paused: "Optional[bool]" = None) -> QueueRecord:
+        """Change how a queue stands, or make it; None leaves it as it is. Return how it stands then. The lock is ours."""
         states = self.states(self.tickets())
         before = states.get(queue)
         state = QueueRecord(before or {"queue": queue, "slots": SLOTS, "paused": False}, error=None)
@@ -3727,6 +3727,7 @@ class Queue:
         if state != before:
             states[queue] = state
             self.write_states(states.values())
+        return QueueRecord(state, running=[], waiting=[])
 
     def write_states(self, states: "Iterable[QueueRecord]") -> None:
         """Write how the queues stand. The lock is ours."""
@@ -4673,9 +4674,9 @@ class Jobs:
                     queue, self.db_path, ", ".join(names) or "none"))
             self.store.make()
             with self.queue.lock():
-                self.queue.set(queue, slots, paused)
+                stood = self.queue.set(queue, slots, paused)
         problems = self.start_due()
-        record = self.queues()[queue]
+        record = self.queues().get(queue) or stood  # somebody may have pruned it meanwhile
         if problems:
             record["error"] = record.error or "; ".join(problems.values())
         return record

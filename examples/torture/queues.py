@@ -653,8 +653,8 @@ def storm(room):
             yield "turn %d, %s" % (turn, role), problems[:4]
         line.quiet(60)
         problems = []
-        for queue in ("one", "two"):  # the last one asks
-            line.jobs.resume(queue)
+        for queue in ("one", "two"):  # the last one asks; by now it may be pruned
+            line.jobs.resume(queue, Storm.QUEUES[queue])
         line.quiet(60)
         problems += line.verdict()
         yield "turn %d, at the end, of %d" % (turn, len(line.began())), problems[:8]
