@@ -3787,7 +3787,11 @@ class Queue:
         places = {}
         for ticket in self.tickets():
             places[ticket.cookie] = waiting.get(ticket.queue, 0) + 1
-            if ticket.kind != STARTED:
+            waits = ticket.kind in (DEPENDENT, WAITING)
+            if ticket.kind == TAKEN:  # it may have been started just now
+                record = self.holder(ticket)
+                waits = record is not None and record.status == QUEUED
+            if waits:
                 waiting[ticket.queue] = places[ticket.cookie]
         return places
 

@@ -3587,6 +3587,17 @@ def test_what_a_killed_starter_has_taken_fills_its_slot_and_is_started_by_the_ne
     assert line.order(3) == ["a", "b", "c"]
 
 
+def test_what_was_started_is_not_counted_as_waiting_though_its_starter_was_killed_before_he_could_note_that(line, jobs):
+    line.run("a", queue="q")
+    line.run("b", queue="q")
+    with jobs.queue.lock():
+        started, = [ticket for ticket in jobs.queue.tickets() if ticket.kind == "started"]
+        jobs.queue.move(started, "taken", started.number)
+    assert jobs.get_status("b").position == 1 and jobs.queues()["q"].running == ["a"]
+    line.end("a")
+    line.until("running", "b")
+
+
 def test_what_is_taken_from_a_queue_that_is_then_paused_waits_until_it_is_resumed(line, jobs, monkeypatch):
     line.run("a", queue="q", slots=2)
     real = jobs.queue.take_due
