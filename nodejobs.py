@@ -3078,7 +3078,9 @@ class Store:
             kind, _, number = os.path.basename(path).partition("-")
             if kind in (".removed", ".new") and len(number) == 12 and not number.strip("0123456789abcdef"):
                 try:
-                    clear(path)
+                    # Who makes a job just now needs it: without its lock, it would never be known as ours.
+                    if paths or kind != ".new" or time.time() - os.lstat(path).st_mtime > 60:
+                        clear(path)
                 except OSError:
                     pass  # somebody else may be deleting it too
 

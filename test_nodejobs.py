@@ -887,9 +887,11 @@ def test_remove_also_clears_away_what_a_killed_remove_has_left(jobs, store):
         for file in files:
             (store / name / file).touch()
     (store / ".removed-mine").mkdir()
+    os.utime(str(store / ".new-0123456789ab"), (0, 0))
+    (store / ".new-0123456789ac").mkdir()  # of one who makes a job at this moment
     assert list(jobs.list_status()) == ["a"]
     jobs.remove("a")
-    assert os.listdir(str(store)) == [".removed-mine"]
+    assert sorted(os.listdir(str(store))) == [".new-0123456789ac", ".removed-mine"]
 
 
 def plant(store):

@@ -7,7 +7,7 @@ Exit status 1 where one of them is over its budget: the script is compiled anew 
 import ast
 import sys
 
-MOST = {"nodes": 45300, "nodes a line": 7.5, "nodes of a function": 500, "lines of a function": 60,
+MOST = {"nodes": 45350, "nodes a line": 7.5, "nodes of a function": 500, "lines of a function": 60,
         "lines of a class": 550}
 
 
