@@ -45,7 +45,7 @@ On disk:
           stderr.log
           stdout.NNN.log       with max_log: what came before, NNN bytes after the beginning
           lock                 held by the run's monitor until it has written the end
-        COOKIE.launch          while it is queued: what it takes to start it, its environment too (mode 0600)
+          COOKIE.launch        while it is queued: what it takes to start it, its environment too (mode 0600)
       .queue/                  what waits for its turn, or for other jobs
         lock                   held for a moment by whoever queues, moves or takes runs
         journal.jsonl          one line for each queue: how many slots it has, whether it is paused
@@ -1336,10 +1336,9 @@ class Posix:
                 null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
                 for target, fd in enumerate((stdin, null, null)):
                     os.dup2(fd, target)
-                system: "Any" = __import__("sys")
-                if argv[0] == system.executable.encode("utf-8", "surrogateescape"):
+                if argv[0] == sys.executable.encode("utf-8", "surrogateescape"):
                     # We are such a Python ourselves, and there already; unless that program has been upgraded since.
-                    system.argv = ["-c"] + argv[5:]
+                    sys.argv = ["-c", *argv[5:]]  # type: ignore[list-item]  # bytes: nobody knows their encoding here
                     try:
                         exec(argv[4], {"__name__": "__main__"})
                         os._exit(0)
